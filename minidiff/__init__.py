@@ -1,0 +1,1 @@
+"""Train and sample diffusion models on NumPy and CuPy arrays."""
