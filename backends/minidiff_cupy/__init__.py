@@ -45,7 +45,9 @@ def _on(cupy: Any, name: str, number: int | None) -> Backend:
 
     count = cupy.cuda.runtime.getDeviceCount()
     if number is not None and number >= count:
-        raise BackendUnavailable(f"there is no {name}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}")
+        raise BackendUnavailable(
+            f"there is no {name}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}"
+        )
 
     def from_numpy(host: Any) -> Any:
         with cupy.cuda.Device(number):

@@ -6,6 +6,10 @@ import numpy as np
 from array_api_compat import numpy as xp
 
 from minidiff.backend import Backend
+from minidiff_numpy.convolution import conv2d, conv_transpose2d
+from minidiff_numpy.normalization import group_norm
+from minidiff_numpy.random import random_normal, random_words
+from minidiff_numpy.resampling import upsample2d
 
 __all__ = ["backend"]
 
@@ -13,5 +17,17 @@ __all__ = ["backend"]
 def backend() -> Backend:
     """The CPU backend."""
     return Backend(
-        device="cpu", xp=xp, array_type=np.ndarray, from_numpy=np.asarray, to_numpy=np.asarray, kernels={}
+        device="cpu",
+        xp=xp,
+        array_type=np.ndarray,
+        from_numpy=np.asarray,
+        to_numpy=np.asarray,
+        kernels={
+            "conv2d": conv2d,
+            "conv_transpose2d": conv_transpose2d,
+            "group_norm": group_norm,
+            "random_normal": random_normal,
+            "random_words": random_words,
+            "upsample2d": upsample2d,
+        },
     )

@@ -1,0 +1,103 @@
+"""group_norm, plain and with SiLU, on channels-last images, a few images at a time so that they stay in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from minidiff_numpy.layout import Array, as_nchw, channels_last, served
+
+_BLOCK = 1 << 16  # elements
+
+
+def _blocks(x: Array) -> Iterator[slice]:
+    step = max(1, _BLOCK // max(1, x[:1].size))
+    return (slice(n, n + step) for n in range(0, x.shape[0], step))
+
+
+def _sum_positions(x: Array) -> Array:
+    """(N, L, C) -> (N, 1, C), as a matrix product."""
+    return np.matmul(np.ones((1, x.shape[1]), x.dtype), x)
+
+
+def _group_means(sums: Array, groups: int, count: int) -> Array:
+    """Per-channel sums (N, 1, C) -> the mean over each channel's group of `count` elements, (N, 1, C)."""
+    n, _, c = sums.shape
+    means = sums.reshape(n, groups, c // groups).sum(axis=2) / sums.dtype.type(count)
+    return np.repeat(means, c // groups, axis=1)[:, None, :]
+
+
+def _add_silu(z: Array) -> Array:
+    """Z * sigmoid(z), written over z."""
+    z *= 0.5
+    t = np.tanh(z)
+    t *= z
+    z += t
+    return z
+
+
+def _silu_slope(z: Array) -> Array:
+    """The derivative of z * sigmoid(z), s (1 + z (1 - s)); z is written over."""
+    s = np.tanh(0.5 * z)
+    s *= 0.5
+    s += 0.5
+    z *= 1 - s
+    z += 1
+    z *= s
+    return z
+
+
+def group_norm(
+    xp: Any,
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    groups: int,
+    eps: float = 1e-5,
+    activation: str | None = None,
+) -> Any:
+    """See `minidiff.ops.group_norm`; images with learned scale and shift, in float32 or float64."""
+    if x.ndim != 4 or weight is None or bias is None or not served(x, weight, bias):
+        return NotImplemented
+    n, c, h, w = x.shape
+    image = channels_last(x).reshape(n, h * w, c)
+    count = h * w * c // groups
+    x_hat, y, rstd = np.empty_like(image), np.empty_like(image), np.empty((n, 1, c), image.dtype)
+    for b in _blocks(image):
+        centred = np.subtract(image[b], _group_means(_sum_positions(image[b]), groups, count), out=x_hat[b])
+        centred -= _group_means(
+            _sum_positions(centred), groups, count
+        )  # what the first mean lost to rounding
+        np.multiply(centred, centred, out=y[b])
+        rstd[b] = 1 / np.sqrt(_group_means(_sum_positions(y[b]), groups, count) + image.dtype.type(eps))
+        centred *= rstd[b]
+        np.multiply(centred, weight, out=y[b])
+        y[b] += bias
+        if activation:
+            _add_silu(y[b])
+
+    def vjp(dy: Array) -> tuple[Any, Any, Any]:
+        d_image = channels_last(dy).reshape(n, h * w, c)
+        dx = np.empty_like(x_hat)
+        dweight, dbias = np.zeros((2, c), x_hat.dtype)
+        for b in _blocks(x_hat):
+            dz = dx[b]
+            if activation:
+                z = x_hat[b] * weight
+                z += bias
+                np.multiply(d_image[b], _silu_slope(z), out=dz)
+            else:
+                dz[...] = d_image[b]
+            along, across = _sum_positions(dz), _sum_positions(dz * x_hat[b])
+            dbias += along.sum(axis=(0, 1))
+            dweight += across.sum(axis=(0, 1))
+            dz *= weight
+            dz -= _group_means(along * weight, groups, count)
+            dz -= x_hat[b] * _group_means(across * weight, groups, count)
+            dz *= rstd[b]
+        return as_nchw(dx.reshape(n, h, w, c)), dweight, dbias
+
+    return as_nchw(y.reshape(n, h, w, c)), vjp

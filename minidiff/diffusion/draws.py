@@ -1,0 +1,63 @@
+"""What diffusion draws at random: noise, timesteps, and which labels are forgotten."""
+
+from __future__ import annotations
+
+from minidiff.backend import Array, backend_of
+from minidiff.ops.support import cast, dtype_name
+from minidiff.random import Generator
+
+__all__ = ["drop_labels", "noise_like", "sample_timesteps"]
+
+
+def noise_like(rng: Generator, x: Array) -> Array:
+    """Standard normal noise of the shape and dtype of `x`.
+
+    Raises
+    ------
+    TypeError
+        If `rng` draws on another device than that of `x`.
+    """
+    backend = backend_of(x)
+    if rng.backend.xp is not backend.xp:
+        raise TypeError(
+            f"the generator draws on {rng.backend.device!r}, but the images are on {backend.device!r}; "
+            f"make it with Generator(seed, device={backend.device!r})"
+        )
+    double = dtype_name(x.dtype) == "float64"
+    return cast(backend.xp, rng.normal(x.shape, dtype=backend.xp.float64 if double else None), x)
+
+
+def sample_timesteps(rng: Generator, n: int, num_train_timesteps: int) -> Array:
+    """Evenly distributed timesteps, int64 (n,), from 0 to num_train_timesteps - 1 (algorithm 1 of [1]_).
+
+    References
+    ----------
+    .. [1] Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", 2020, arXiv:2006.11239.
+    """
+    return rng.integers(0, num_train_timesteps, (n,))
+
+
+def drop_labels(rng: Generator, labels: Array, null_label: int, probability: float) -> Array:
+    """Replace each label by `null_label` with a probability, for classifier-free guidance (algorithm 1 of [1]_).
+
+    Parameters
+    ----------
+    rng : Generator
+    labels : array of integers, shape (N,)
+    null_label : int
+        The class that stands for "any".
+    probability : float
+        From 0 to 1; 0.1 to 0.2 in the paper.
+
+    Returns
+    -------
+    array of integers, shape (N,)
+
+    References
+    ----------
+    .. [1] Ho, Salimans, "Classifier-free diffusion guidance", 2022, arXiv:2207.12598.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"the probability of dropping a label must lie in [0, 1], got {probability}")
+    xp = backend_of(labels).xp
+    return xp.where(rng.uniform(labels.shape) < probability, xp.full_like(labels, null_label), labels)

@@ -1,0 +1,124 @@
+"""Write a file or a folder completely, or not at all.
+
+A run may be killed while it writes a checkpoint or a picture. Everything that minidiff writes is therefore
+made under another name in the same folder, flushed to the disk, and only then renamed, which a file system
+does in one step: under its own name a reader finds the whole old thing or the whole new one. What killed
+processes left behind carries a prefix of ours, so that `remove_leftovers` can tell it from a user's files.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_folder", "atomic_path", "remove_leftovers"]
+
+UNFINISHED = ".tmp-"  # may be deleted: nobody has seen it
+REPLACED = ".tmp-old-"  # followed by the folder's name; its successor is about to take that name
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Write a file that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the file shall be; an old file there is replaced. Its folder must exist.
+
+    Yields
+    ------
+    Path
+        Where to write instead: a new name in the same folder, with the same suffix. After an exception it is
+        deleted and `path` is as it was.
+    """
+    path = Path(path)
+    temporary = _beside(path, path.suffix)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        _remove(temporary)  # after a success nothing has this name
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Write a folder that appears under its name only when every file in it is complete.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the folder shall be. An old folder there is replaced. That takes two renames; a process killed
+        between them leaves the old folder under another name, from which `remove_leftovers` brings it back.
+
+    Yields
+    ------
+    Path
+        A new, empty folder beside `path` to write into. After an exception it is deleted and `path` is as it
+        was.
+    """
+    path = Path(path)
+    temporary, replaced = _beside(path), path.with_name(REPLACED + path.name)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for part in [*temporary.rglob("*"), temporary]:
+            _sync(part)
+        if path.exists():
+            _remove(replaced)  # `path` is newer than what a killed process moved there
+            os.rename(path, replaced)
+        os.rename(temporary, path)
+        _sync(path.parent)
+        _remove(replaced)
+    finally:
+        _bring_back(replaced, path)  # Ctrl-C, too, may come between two renames
+        _remove(temporary)
+
+
+def remove_leftovers(parent: str | Path) -> None:
+    """Tidy the folder `parent` after a process that was killed while it wrote there.
+
+    Call it before reading, and only where no other process is writing now: its unfinished files would go too.
+    """
+    parent = Path(parent)
+    for replaced in parent.glob(REPLACED + "*"):
+        _bring_back(replaced, parent / replaced.name.removeprefix(REPLACED))
+    for leftover in parent.glob(UNFINISHED + "*"):
+        _remove(leftover)
+
+
+def _beside(path: Path, suffix: str = "") -> Path:
+    """A name in the folder of `path` that nothing has yet (eight hexadecimal digits never read `old-`)."""
+    return path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{suffix}")
+
+
+def _bring_back(replaced: Path, path: Path) -> None:
+    if replaced.exists() and not path.exists():
+        os.rename(replaced, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        doomed = _beside(path)
+        os.rename(path, doomed)  # so that half of a folder is never brought back
+        shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until `path` is on the disk. Windows cannot sync a folder and needs a writable handle."""
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,7 @@
+"""Networks. Each holds its constructor's arguments in `config`, so that a checkpoint can make it again."""
+
+from minidiff.models.simple_denoiser import SimpleDenoiser
+from minidiff.models.unet import UNet
+from minidiff.nn import MLP
+
+__all__ = ["MLP", "SimpleDenoiser", "UNet"]

@@ -1,0 +1,310 @@
+"""Element-wise operations with a gradient, and the operators of `Tensor`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minidiff.autodiff import op
+from minidiff.ops.support import as_array, cast, find_dtype, sum_to, widen
+
+
+@op
+def add(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """x1 + x2, broadcast."""
+    return x1 + x2, lambda dy: (lambda: sum_to(xp, dy, x1), lambda: sum_to(xp, dy, x2))
+
+
+@op
+def subtract(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """x1 - x2, broadcast."""
+    return x1 - x2, lambda dy: (lambda: sum_to(xp, dy, x1), lambda: sum_to(xp, -dy, x2))
+
+
+@op
+def multiply(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """x1 * x2, broadcast."""
+    return x1 * x2, lambda dy: (lambda: sum_to(xp, dy * x2, x1), lambda: sum_to(xp, dy * x1, x2))
+
+
+@op
+def divide(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """x1 / x2, broadcast."""
+    y = x1 / x2
+    return y, lambda dy: (lambda: sum_to(xp, dy / x2, x1), lambda: sum_to(xp, -dy * y / x2, x2))
+
+
+@op
+def pow(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """x1 to the power x2, broadcast."""
+    y = x1**x2
+
+    def dx2() -> Any:
+        base = as_array(xp, x1, x2)
+        log = xp.log(xp.where(base > 0, base, xp.ones_like(base)))  # d/dx2 of 0**x2 is taken as 0
+        return y * log
+
+    return y, lambda dy: (lambda: sum_to(xp, dy * x2 * x1 ** (x2 - 1), x1), lambda: sum_to(xp, dy * dx2(), x2))
+
+
+@op
+def negative(xp: Any, x: Any, /) -> Any:
+    """-x."""
+    return -x, lambda dy: (-dy,)
+
+
+@op
+def abs(xp: Any, x: Any, /) -> Any:
+    """Absolute value; its gradient at 0 is 0."""
+    return xp.abs(x), lambda dy: (dy * xp.sign(x),)
+
+
+@op
+def square(xp: Any, x: Any, /) -> Any:
+    """x * x."""
+    return xp.square(x), lambda dy: (dy * 2 * x,)
+
+
+@op
+def sqrt(xp: Any, x: Any, /) -> Any:
+    """Square root."""
+    y = xp.sqrt(x)
+    return y, lambda dy: (dy / (2 * y),)
+
+
+@op
+def reciprocal(xp: Any, x: Any, /) -> Any:
+    """1 / x."""
+    y = 1 / x
+    return y, lambda dy: (-dy * y * y,)
+
+
+@op
+def exp(xp: Any, x: Any, /) -> Any:
+    """e to the power x."""
+    y = xp.exp(x)
+    return y, lambda dy: (dy * y,)
+
+
+@op
+def expm1(xp: Any, x: Any, /) -> Any:
+    """e to the power x, minus 1."""
+    y = xp.expm1(x)
+    return y, lambda dy: (dy * (y + 1),)
+
+
+@op
+def log(xp: Any, x: Any, /) -> Any:
+    """Natural logarithm."""
+    return xp.log(x), lambda dy: (dy / x,)
+
+
+@op
+def log1p(xp: Any, x: Any, /) -> Any:
+    """Natural logarithm of 1 + x."""
+    return xp.log1p(x), lambda dy: (dy / (1 + x),)
+
+
+@op
+def log2(xp: Any, x: Any, /) -> Any:
+    """Logarithm to base 2."""
+    return xp.log2(x), lambda dy: (dy / (x * math.log(2)),)
+
+
+@op
+def log10(xp: Any, x: Any, /) -> Any:
+    """Logarithm to base 10."""
+    return xp.log10(x), lambda dy: (dy / (x * math.log(10)),)
+
+
+@op
+def logaddexp(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """log(exp(x1) + exp(x2)) without overflow; both must be arrays."""
+    y = xp.logaddexp(x1, x2)
+    return y, lambda dy: (
+        lambda: sum_to(xp, dy * xp.exp(x1 - y), x1),
+        lambda: sum_to(xp, dy * xp.exp(x2 - y), x2),
+    )
+
+
+@op
+def sin(xp: Any, x: Any, /) -> Any:
+    """Sine of x, in radians."""
+    return xp.sin(x), lambda dy: (dy * xp.cos(x),)
+
+
+@op
+def cos(xp: Any, x: Any, /) -> Any:
+    """Cosine of x, in radians."""
+    return xp.cos(x), lambda dy: (-dy * xp.sin(x),)
+
+
+@op
+def tan(xp: Any, x: Any, /) -> Any:
+    """Tangent of x, in radians."""
+    y = xp.tan(x)
+    return y, lambda dy: (dy * (1 + y * y),)
+
+
+@op
+def sinh(xp: Any, x: Any, /) -> Any:
+    """Hyperbolic sine."""
+    return xp.sinh(x), lambda dy: (dy * xp.cosh(x),)
+
+
+@op
+def cosh(xp: Any, x: Any, /) -> Any:
+    """Hyperbolic cosine."""
+    return xp.cosh(x), lambda dy: (dy * xp.sinh(x),)
+
+
+@op
+def tanh(xp: Any, x: Any, /) -> Any:
+    """Hyperbolic tangent."""
+    y = xp.tanh(x)
+    return y, lambda dy: (dy * (1 - y * y),)
+
+
+@op
+def asin(xp: Any, x: Any, /) -> Any:
+    """Inverse sine, in radians."""
+    return xp.asin(x), lambda dy: (dy / xp.sqrt(1 - x * x),)
+
+
+@op
+def acos(xp: Any, x: Any, /) -> Any:
+    """Inverse cosine, in radians."""
+    return xp.acos(x), lambda dy: (-dy / xp.sqrt(1 - x * x),)
+
+
+@op
+def atan(xp: Any, x: Any, /) -> Any:
+    """Inverse tangent, in radians."""
+    return xp.atan(x), lambda dy: (dy / (1 + x * x),)
+
+
+@op
+def atan2(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """The angle of the point (x2, x1), in radians; both must be arrays."""
+    r2 = x1 * x1 + x2 * x2
+    return xp.atan2(x1, x2), lambda dy: (
+        lambda: sum_to(xp, dy * x2 / r2, x1),
+        lambda: sum_to(xp, -dy * x1 / r2, x2),
+    )
+
+
+@op
+def maximum(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """The greater of x1 and x2, broadcast; where they are equal each gets half of the gradient."""
+    return _choose(xp, xp.maximum, x1, x2)
+
+
+@op
+def minimum(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """The smaller of x1 and x2, broadcast; where they are equal each gets half of the gradient."""
+    return _choose(xp, xp.minimum, x1, x2)
+
+
+def _choose(xp: Any, choose: Any, x1: Any, x2: Any) -> Any:
+    like = x1 if hasattr(x1, "dtype") else x2
+    a, b = as_array(xp, x1, like), as_array(xp, x2, like)
+    y = choose(a, b)
+
+    def share(dy: Any, x: Any) -> Any:
+        """`dy` where x was chosen, half of it where both were, else 0."""
+        won = xp.astype(x == y, dy.dtype)
+        return dy * won / (xp.astype(a == y, dy.dtype) + xp.astype(b == y, dy.dtype))
+
+    return y, lambda dy: (lambda: sum_to(xp, share(dy, a), x1), lambda: sum_to(xp, share(dy, b), x2))
+
+
+@op
+def clip(xp: Any, x: Any, /, min: Any = None, max: Any = None) -> Any:
+    """x limited to [min, max]; no gradient outside. The limits are Python numbers, arrays or None."""
+    y = x
+    if min is not None:
+        y = xp.maximum(y, as_array(xp, min, x))
+    if max is not None:
+        y = xp.minimum(y, as_array(xp, max, x))
+    return y, lambda dy: (sum_to(xp, xp.where(x == y, dy, xp.zeros_like(dy)), x),)
+
+
+@op
+def where(xp: Any, condition: Any, x1: Any, x2: Any, /) -> Any:
+    """x1 where `condition` holds, x2 elsewhere, broadcast."""
+    like = x1 if hasattr(x1, "dtype") else x2
+    y = xp.where(condition, as_array(xp, x1, like), as_array(xp, x2, like))
+
+    def side(dy: Any, x: Any, chosen: Any) -> Any:
+        return sum_to(xp, xp.where(chosen, dy, xp.zeros_like(dy)), x)
+
+    return y, lambda dy: (
+        None,
+        lambda: side(dy, x1, condition),
+        lambda: side(dy, x2, xp.logical_not(condition)),
+    )
+
+
+@op
+def astype(xp: Any, x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
+    """x in another dtype, given as an object of any library or by name; its gradient has the dtype of x."""
+    y = xp.astype(x, find_dtype(xp, dtype), copy=copy)
+    return y, lambda dy: (cast(xp, dy, x),)
+
+
+# W. J. Cody, "Rational Chebyshev approximations for the error function", Mathematics of
+# Computation 23 (1969), pages 631 to 637: coefficients of highest degree first.
+_CENTRE = (
+    (1.85777706184603153e-1, 3.16112374387056560, 113.864154151050156, 377.485237685302021, 3209.37758913846947),
+    (1.0, 23.6012909523441209, 244.024637934444173, 1282.61652607737228, 2844.23683343917062),
+)
+_SLOPE = (
+    (2.15311535474403846e-8, 0.564188496988670089, 8.88314979438837594, 66.1191906371416295, 298.635138197400131,
+     881.952221241769090, 1712.04761263407058, 2051.07837782607147, 1230.33935479799725),
+    (1.0, 15.7449261107098347, 117.693950891312499, 537.181101862009858, 1621.38957456669019,
+     3290.79923573345963, 4362.61909014324716, 3439.36767414372164, 1230.33935480374942),
+)  # fmt: skip
+_TAIL = (
+    (1.63153871373020978e-2, 0.305326634961232344, 0.360344899949804439, 0.125781726111229246,
+     1.60837851487422766e-2, 6.58749161529837803e-4),
+    (1.0, 2.56852019228982242, 1.87295284992346725, 0.527905102951428413, 6.05183413124413191e-2,
+     2.33520497626869185e-3),
+)  # fmt: skip
+
+
+def _rational(x: Any, coefficients: tuple[tuple[float, ...], tuple[float, ...]]) -> Any:
+    top, bottom = (_horner(x, side) for side in coefficients)
+    return top / bottom
+
+
+def _horner(x: Any, coefficients: tuple[float, ...]) -> Any:
+    y = coefficients[0]
+    for c in coefficients[1:]:
+        y = y * x + c
+    return y
+
+
+@op
+def erf(xp: Any, x: Any, /) -> Any:
+    """The error function, within 1e-15 in float64 [1]_.
+
+    References
+    ----------
+    .. [1] Cody, "Rational Chebyshev approximations for the error function", Mathematics of
+       Computation 23 (1969).
+    """
+    z = widen(xp, x)
+    a = xp.abs(z)
+    ones = xp.ones_like(a)
+    near, far = a <= 0.46875, a > 4.0
+    centre = z * _rational(xp.where(near, z * z, ones), _CENTRE)
+    middle = xp.where(near | far, ones, a)
+    inverse = 1 / xp.where(far, a * a, 16 * ones)
+    slope = xp.where(
+        far,
+        (1 / math.sqrt(math.pi) - inverse * _rational(inverse, _TAIL)) / xp.where(far, a, ones),
+        _rational(middle, _SLOPE),
+    )
+    bell = xp.exp(-xp.where(a < 9.0, a * a, 81 * ones))
+    y = cast(xp, xp.where(near, centre, xp.sign(z) * (1 - bell * slope)), x)
+    return y, lambda dy: (dy * cast(xp, bell, x) * (2 / math.sqrt(math.pi)),)

@@ -1,0 +1,100 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minidiff.autodiff import op
+from minidiff.backend import Array
+from minidiff.ops.elementwise import multiply
+from minidiff.ops.shaping import permute_dims, reshape
+from minidiff.ops.statistics import sum
+from minidiff.ops.support import check_floating, sum_to
+
+
+@op
+def matmul(xp: Any, x1: Any, x2: Any, /) -> Any:
+    """Matrix product of the last two axes, broadcast over the others; x1 @ x2."""
+    if x1.ndim == 0 or x2.ndim == 0:
+        raise ValueError("matmul: numbers have no matrix product; use multiply")
+    if x1.shape[-1] != x2.shape[-2 if x2.ndim > 1 else 0]:
+        raise ValueError(f"matmul: the inner lengths differ ({tuple(x1.shape)} @ {tuple(x2.shape)})")
+    a = x1[None, :] if x1.ndim == 1 else x1
+    b = x2[:, None] if x2.ndim == 1 else x2
+    y = xp.matmul(a, b)
+    full = y.shape
+    lost = ((-2,) if x1.ndim == 1 else ()) + ((-1,) if x2.ndim == 1 else ())
+
+    def vjp(dy: Array) -> tuple[Any, ...]:
+        dy = xp.reshape(dy, full)
+
+        def dx1() -> Array:
+            return xp.reshape(sum_to(xp, xp.matmul(dy, xp.matrix_transpose(b)), a), x1.shape)
+
+        def dx2() -> Array:
+            return xp.reshape(sum_to(xp, xp.matmul(xp.matrix_transpose(a), dy), b), x2.shape)
+
+        return dx1, dx2
+
+    return xp.squeeze(y, axis=lost) if lost else y, vjp
+
+
+@op
+def linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+    """x @ weight.T + bias over the last axis.
+
+    Parameters
+    ----------
+    x : array, shape (..., C)
+    weight : array, shape (O, C)
+    bias : array, shape (O,), optional
+
+    Returns
+    -------
+    array, shape (..., O)
+
+    Raises
+    ------
+    ValueError
+        If the widths differ.
+    TypeError
+        If the dtypes differ or are not floating.
+    """
+    check_floating("linear", x=x, weight=weight, bias=bias)
+    out, width = weight.shape
+    if x.shape[-1] != width:
+        raise ValueError(f"linear: x has width {x.shape[-1]} but weight expects {width} (x has shape {tuple(x.shape)})")
+    rows = xp.reshape(x, (-1, width))
+    y = xp.matmul(rows, weight.T)
+    if bias is not None:
+        y = y + bias
+
+    def vjp(dy: Array) -> tuple[Any, ...]:
+        dy = xp.reshape(dy, (-1, out))
+        return (
+            lambda: xp.reshape(xp.matmul(dy, weight), x.shape),
+            lambda: xp.matmul(dy.T, rows),
+            lambda: xp.sum(dy, axis=0),
+        )
+
+    return xp.reshape(y, (*x.shape[:-1], out)), vjp
+
+
+def tensordot(x1: Any, x2: Any, /, *, axes: int | tuple[tuple[int, ...], tuple[int, ...]] = 2) -> Any:
+    """Sum of products over `axes`: the last n of x1 with the first n of x2, or two tuples of axes."""
+    if isinstance(axes, int):
+        axes = (tuple(range(x1.ndim - axes, x1.ndim)), tuple(range(axes)))
+    left, right = ([a % x.ndim for a in side] for x, side in zip((x1, x2), axes, strict=True))
+    keep1 = [i for i in range(x1.ndim) if i not in left]
+    keep2 = [i for i in range(x2.ndim) if i not in right]
+    inner = math.prod(x1.shape[i] for i in left)
+    shape1, shape2 = [x1.shape[i] for i in keep1], [x2.shape[i] for i in keep2]
+    a = reshape(permute_dims(x1, (*keep1, *left)), (math.prod(shape1), inner))
+    b = reshape(permute_dims(x2, (*right, *keep2)), (inner, math.prod(shape2)))
+    return reshape(matmul(a, b), (*shape1, *shape2))
+
+
+def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
+    """Sum of products along one axis, broadcast over the others."""
+    return sum(multiply(x1, x2), axis=axis)

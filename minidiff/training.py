@@ -1,0 +1,313 @@
+"""The training loop: batches in, gradients, an optimizer step, and a checkpoint now and then.
+
+Everything random or remembered is in the checkpoint or is a function of the step number,
+so a run that was killed goes on from its last checkpoint and ends with the same weights,
+bit for bit, as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidiff.autodiff import value_and_grad
+from minidiff.backend import Array
+from minidiff.checkpoint import (
+    CheckpointError,
+    checkpoints_in,
+    describe_model,
+    keep_newest,
+    read_checkpoint,
+    read_tensors,
+    save_checkpoint,
+)
+from minidiff.data import Dataset
+from minidiff.files import atomic_path
+from minidiff.optim import EMA, Adam, clip_gradients
+from minidiff.random import Generator
+
+__all__ = ["Trainer", "TrainingError", "batch_indices"]
+
+Loss = Callable[[Array, Array | None, Generator], Any]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step and why."""
+
+
+def batch_indices(step: int, size: int, batch: int, seed: int) -> np.ndarray[Any, Any]:
+    """Which examples step number `step` trains on: every epoch is a new permutation, a function of (seed, epoch).
+
+    Parameters
+    ----------
+    step : int
+        From 0.
+    size, batch : int
+        Examples in the data set, and in a batch; a batch may span two epochs.
+    seed : int
+
+    Returns
+    -------
+    NumPy array of int64, shape (batch,)
+    """
+    first = step * batch
+    epochs = range(first // size, (first + batch - 1) // size + 1)
+    order = np.concatenate([_permutation(size, epoch, seed) for epoch in epochs])
+    start = first - epochs[0] * size
+    return order[start : start + batch]
+
+
+def _permutation(size: int, epoch: int, seed: int) -> np.ndarray[Any, Any]:
+    rng = Generator(seed)
+    rng.state = {"seed": seed, "counter": epoch << 32}
+    order: np.ndarray[Any, Any] = rng.permutation(size)
+    return order
+
+
+@dataclass
+class Trainer:
+    """One training run and the folder it lives in.
+
+    Parameters
+    ----------
+    model : Module
+        With a `config`, so that a checkpoint can make it again.
+    loss : callable
+        `loss(images, labels, rng) -> scalar`, with images (B, C, H, W) and labels (B,) or
+        None on the model's device; draws its noise from `rng`.
+    dataset : Dataset
+    optimizer : Adam or another optimizer of `minidiff.optim`
+    ema : EMA
+    rng : Generator
+        On the model's device.
+    output_dir : Path
+        Gets `checkpoints/` and `metrics.jsonl`.
+    description : mapping
+        JSON values saved with every checkpoint. A run resumes only where they are the same.
+    steps, batch_size : int
+    clip_norm : float
+        Gradients are scaled down to this norm.
+    baseline : float
+        The loss of predicting zero, to compare with.
+    log_every, checkpoint_every, sample_every : int
+        In steps.
+    on_sample : callable, optional
+        `on_sample(step)` is called every `sample_every` steps with the averages in the model.
+    progress : bool
+        Show a progress bar.
+    """
+
+    model: Any
+    loss: Loss
+    dataset: Dataset
+    optimizer: Adam
+    ema: EMA
+    rng: Generator
+    output_dir: Path
+    description: Mapping[str, Any]
+    steps: int
+    batch_size: int
+    clip_norm: float = 1.0
+    baseline: float = math.nan
+    log_every: int = 50
+    checkpoint_every: int = 500
+    sample_every: int = 500
+    on_sample: Callable[[int], None] | None = None
+    progress: bool = True
+    step: int = field(default=0, init=False)
+
+    def resume(self, *, restart: bool = False) -> bool:
+        """Go on from the newest checkpoint in `output_dir`, if there is one.
+
+        Parameters
+        ----------
+        restart : bool
+            Delete the checkpoints and metrics there instead.
+
+        Returns
+        -------
+        bool
+            Whether a checkpoint was loaded.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is damaged, or was made with other settings.
+        """
+        found = checkpoints_in(self.output_dir)
+        if restart:
+            shutil.rmtree(self.output_dir / "checkpoints", ignore_errors=True)
+            (self.output_dir / "metrics.jsonl").unlink(missing_ok=True)
+        if restart or not found:
+            return False
+        folder, saved = found[-1], read_checkpoint(found[-1])
+        self._check_same_settings(folder, saved)
+        try:
+            self.model.load_state_dict(read_tensors(folder, "model"))
+            self.ema.load_state_dict(read_tensors(folder, "ema"))
+            self.optimizer.load_state_dict(read_tensors(folder, "optimizer"), steps=saved["training"]["step"])
+            self.rng.state = saved["training"]["rng"]
+            self.step = int(saved["training"]["step"])
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: does not fit this run: {error}") from None
+        self._forget_metrics_after(self.step)
+        return True
+
+    def run(self) -> bool:
+        """Train to the last step; return False if Ctrl-C ended it early, after saving a checkpoint.
+
+        Raises
+        ------
+        TrainingError
+            If the loss or a gradient is not finite. The last checkpoint is from before.
+        """
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        advance = value_and_grad(self.loss, self.model)
+        recent: list[float] = []
+        began = time.perf_counter()
+        with _interrupt_at_step_end() as interrupted, self._bar() as bar:
+            while self.step < self.steps and not interrupted.is_set():
+                loss, norm = self._one_step(advance)
+                recent.append(loss)
+                self.step += 1
+                bar.update()
+                last = self.step == self.steps
+                if self.step % self.log_every == 0 or last:
+                    seconds, began = time.perf_counter() - began, time.perf_counter()
+                    self._log(bar, recent, norm, seconds)
+                    recent = []
+                if self.on_sample and (self.step % self.sample_every == 0 or last):
+                    with self.ema.swapped_in():
+                        self.on_sample(self.step)
+                if self.step % self.checkpoint_every == 0 or last:
+                    self._save()
+            if self.step < self.steps:
+                self._save()
+        return self.step == self.steps
+
+    def _one_step(self, advance: Callable[..., tuple[Array, dict[str, Array]]]) -> tuple[float, float]:
+        seed = self.rng.state["seed"]
+        indices = batch_indices(self.step, len(self.dataset), self.batch_size, seed)
+        images, labels = self.dataset.batch(indices)
+        put = self.rng.backend.from_numpy
+        value, grads = advance(put(images), None if labels is None else put(labels), self.rng)
+        clipped, norm = clip_gradients(grads, self.clip_norm)
+        loss = float(value)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"step {self.step}: the loss is {loss}, the gradient norm {norm}, the learning rate "
+                f"{self.optimizer.learning_rate:.3g}; try a lower learning rate or more warm-up steps. "
+                f"{self._where_to_go_on()}"
+            )
+        self.optimizer.step(clipped)
+        self.ema.update()
+        return loss, norm
+
+    def _where_to_go_on(self) -> str:
+        found = checkpoints_in(self.output_dir)
+        return f"The last checkpoint is {found[-1]}" if found else "No checkpoint was written yet"
+
+    def _bar(self) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=self.steps, initial=self.step, unit="step", disable=not self.progress, dynamic_ncols=True
+        )
+
+    def _log(self, bar: Any, recent: list[float], norm: float, seconds: float) -> None:
+        line = {
+            "step": self.step,
+            "loss": sum(recent) / len(recent),
+            "baseline": self.baseline,
+            "learning_rate": self.optimizer.learning_rate,
+            "gradient_norm": norm,
+            "steps_per_second": len(recent) / seconds,
+        }
+        with (self.output_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        text = f"loss {line['loss']:.4f} (predicting zero: {self.baseline:.4f})"
+        if not self.progress:
+            print(f"step {self.step}/{self.steps}  {text}", file=sys.stderr, flush=True)
+        bar.set_postfix_str(text)
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.output_dir / "checkpoints" / f"step-{self.step:08d}",
+            {
+                "model": self.model.state_dict(),
+                "ema": self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+            {
+                "model": describe_model(self.model),
+                **self.description,
+                "training": {"step": self.step, "steps": self.steps, "rng": self.rng.state},
+            },
+        )
+        keep_newest(self.output_dir, 2)
+
+    def _check_same_settings(self, folder: Path, saved: Mapping[str, Any]) -> None:
+        training = saved.get("training")
+        if not isinstance(training, dict):
+            raise CheckpointError(f"{folder}: says nothing about training")
+        mine = json.loads(
+            json.dumps({"model": describe_model(self.model), **self.description, "steps": self.steps})
+        )
+        theirs = {**saved, "steps": training.get("steps")}
+        different = [
+            f"{key} was {theirs.get(key)!r}, now {mine[key]!r}"
+            for key in mine
+            if theirs.get(key) != mine[key]
+        ]
+        if different:
+            raise CheckpointError(
+                f"{self.output_dir} holds a run with other settings ({'; '.join(different)}). Use the same "
+                "settings to go on, another --output-dir, or --restart to delete that run"
+            )
+
+    def _forget_metrics_after(self, step: int) -> None:
+        path = self.output_dir / "metrics.jsonl"
+        if not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        with atomic_path(path) as unfinished:
+            unfinished.write_text("".join(kept), encoding="utf-8")
+
+
+@contextmanager
+def _interrupt_at_step_end() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event that the loop looks at between steps; the second one interrupts.
+
+    Signals reach the main thread only; elsewhere Ctrl-C stays what it is.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handler(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+        print("\ninterrupted: saving a checkpoint (Ctrl-C again to stop at once)", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
