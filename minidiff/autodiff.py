@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from heapq import heappop, heappush
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -105,7 +105,7 @@ class Tensor:
         return self.data.device
 
     @property
-    def mT(self) -> Any:  # noqa: N802 (the standard's name)
+    def mT(self) -> Any:
         """The last two axes exchanged."""
         return self.__array_namespace__().matrix_transpose(self)
 
@@ -257,7 +257,15 @@ def record(parameters: Parameters | None = None) -> Iterator[None]:
         yield
 
 
-def op(rule: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
+@overload
+def op(rule: Callable[Concatenate[Any, P], Any], /) -> Callable[P, Any]: ...
+@overload
+def op(
+    *, check: Callable[..., object]
+) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[P, Any]]: ...
+
+
+def op(rule: Any = None, /, *, check: Callable[..., object] | None = None) -> Any:
     """Turn a rule on arrays into an operation on arrays and tensors.
 
     Parameters
@@ -268,17 +276,25 @@ def op(rule: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
         gradients of the leading positional arguments: each an array, None, or a function
         of no arguments that is called only if that gradient is wanted. A rule with
         `*arrays` makes an operation that takes one sequence.
+    check : callable, optional
+        `check(*arrays, **options)` raises if they do not fit together.
 
     Notes
     -----
     A backend may hold its own rule under the same name. It is tried first and may return
-    NotImplemented for what it does not serve; then this generic rule runs.
+    NotImplemented for what it does not serve; then this generic rule runs. Either one
+    gets checked arguments, and every option, so that the defaults stand in one place.
     """
+    if rule is None:
+        return functools.partial(op, check=check)
     name = rule.__name__
     parameters = list(inspect.signature(rule).parameters.values())[1:]
     variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     positional_only = sum(p.kind is p.POSITIONAL_ONLY for p in parameters)
+    defaults = {
+        p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+    }
 
     @functools.wraps(rule)
     def operation(*inputs: Any, **options: Any) -> Any:
@@ -288,15 +304,11 @@ def op(rule: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
             if p.name not in options and p.default is p.empty:
                 break  # the rule's own TypeError names what is missing
             inputs = (*inputs, options.pop(p.name, p.default))
-        for key, value in options.items():
-            if isinstance(value, Tensor):
-                raise TypeError(f"{name}: {key} has no gradient; pass stop_gradient({key}), a plain array")
+        options = {**defaults, **options}
         arrays = [_plain(x) for x in inputs]
         backend = _common_backend(name, arrays)
         try:
-            kernel = backend.kernels.get(name)
-            result = kernel(backend.xp, *arrays, **options) if kernel else NotImplemented
-            y, vjp = rule(backend.xp, *arrays, **options) if result is NotImplemented else result
+            y, vjp = _run(backend, name, rule, check, arrays, options)
         except Exception as error:
             error.add_note(f"in minidiff.ops.{name}({', '.join(map(_describe, arrays))})")
             raise
@@ -313,6 +325,25 @@ def op(rule: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
     operation.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     operation.rule = rule  # type: ignore[attr-defined]
     return operation
+
+
+def _run(
+    backend: Backend,
+    name: str,
+    rule: Callable[..., Any],
+    check: Callable[..., object] | None,
+    arrays: list[Any],
+    options: dict[str, Any],
+) -> Any:
+    """What the backend's own rule returns or, if it has none that serves, the generic rule."""
+    for key, value in options.items():
+        if isinstance(value, Tensor):
+            raise TypeError(f"{name}: {key} has no gradient; pass stop_gradient({key}), a plain array")
+    if check is not None:
+        check(*arrays, **options)
+    kernel = backend.kernels.get(name)
+    result = kernel(backend.xp, *arrays, **options) if kernel else NotImplemented
+    return rule(backend.xp, *arrays, **options) if result is NotImplemented else result
 
 
 def _plain(x: Any) -> Any:
@@ -351,7 +382,9 @@ def _pull(parents: list[Node | None], vjp: Callable[[Array], Any], dy: Array) ->
 
 
 def _consumed(dy: Array) -> Iterator[tuple[Node, Array]]:
-    raise RuntimeError("this history was already used by backward(), which frees it; record the computation again")
+    raise RuntimeError(
+        "this history was already used by backward(), which frees it; record the computation again"
+    )
 
 
 def _flow(end: Node, dy: Array, since: int = 0) -> dict[Node, Array]:

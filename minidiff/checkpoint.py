@@ -22,6 +22,7 @@ import numpy as np
 
 from minidiff import models
 from minidiff.backend import Array, Backend, backend_of
+from minidiff.diffusion import GaussianDiffusion
 from minidiff.files import atomic_folder, remove_leftovers
 from minidiff.random import Generator
 
@@ -31,6 +32,7 @@ __all__ = [
     "find_checkpoint",
     "load_model",
     "read_checkpoint",
+    "read_diffusion",
     "read_tensors",
     "save_checkpoint",
 ]
@@ -166,6 +168,20 @@ def make_model(description: Mapping[str, Any], device: str | Backend = "cpu") ->
         return getattr(models, str(kind))(**arguments, rng=Generator(0, device))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"model {kind} cannot be made from {arguments}: {error}") from None
+
+
+def read_diffusion(description: Mapping[str, Any]) -> GaussianDiffusion:
+    """The diffusion process that a checkpoint's description names under "diffusion".
+
+    Raises
+    ------
+    CheckpointError
+        If it names none, or something else.
+    """
+    try:
+        return GaussianDiffusion.from_description(description["diffusion"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint describes no diffusion process: {error!r}") from None
 
 
 def load_model(

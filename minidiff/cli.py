@@ -6,30 +6,97 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from minidiff.backend import Backend, BackendUnavailable, get_backend
 from minidiff.checkpoint import CheckpointError
-from minidiff.data import DataError
-from minidiff.training import TrainingError
+from minidiff.data import DataError, Dataset
+from minidiff.diffusion import GaussianDiffusion
+from minidiff.training import Trainer, TrainingError
 
-__all__ = ["UsageError", "add_arguments", "choose_device", "parse_labels", "run"]
+__all__ = [
+    "UsageError",
+    "add_arguments",
+    "add_training_arguments",
+    "choose_device",
+    "describe_run",
+    "parse_labels",
+    "positive",
+    "run",
+    "train",
+]
 
 
 class UsageError(ValueError):
     """An argument that makes no sense; the message says which."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, output_dir: str) -> None:
-    """Add `--device`, `--seed` and `--output-dir`."""
+def add_arguments(parser: argparse.ArgumentParser, *, output_dir: str | None = None) -> None:
+    """Add `--device`, `--seed` and, for scripts that write into a folder, `--output-dir`."""
     parser.add_argument(
         "--device",
         default="auto",
         help="cpu, cuda, cuda:1, or auto: a GPU if one works (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default: %(default)s)")
-    parser.add_argument(
-        "--output-dir", type=Path, default=Path(output_dir), help="where files go (default: %(default)s)"
-    )
+    if output_dir is not None:
+        parser.add_argument(
+            "--output-dir", type=Path, default=Path(output_dir), help="where files go (default: %(default)s)"
+        )
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def add_training_arguments(
+    parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float
+) -> None:
+    """Add what every training script can be told, with these defaults."""
+    number = "default: %(default)s"
+    parser.add_argument("--steps", type=positive, default=steps, help=f"of training ({number})")
+    parser.add_argument("--batch-size", type=positive, default=batch_size, help=f"images per step ({number})")
+    parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"its peak ({number})")
+    parser.add_argument("--sample-every", type=positive, default=500, help=f"steps between pictures ({number})")
+    parser.add_argument("--checkpoint-every", type=positive, default=250, help=f"in steps ({number})")
+    parser.add_argument("--restart", action="store_true", help="delete the run in --output-dir and start anew")
+
+
+def describe_run(args: argparse.Namespace, dataset: Dataset, diffusion: GaussianDiffusion) -> dict[str, Any]:
+    """What a checkpoint says of a run beside its network: data, process, and what was typed that changes weights."""
+    elsewhere = {"device", "output_dir", "restart", "sample_every", "checkpoint_every", "steps"}
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in elsewhere}
+    return {
+        "diffusion": diffusion.describe(),
+        "dataset": dataset.name,
+        "image_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
+        "settings": settings,
+    }
+
+
+def train(trainer: Trainer, *, restart: bool) -> int:
+    """Train, or go on training, and say how it went.
+
+    Returns
+    -------
+    int
+        The exit code: 0 for a finished run, 130 after Ctrl-C.
+    """
+    if trainer.resume(restart=restart):
+        print(f"found: {trainer.output_dir} at step {trainer.step} of {trainer.steps}")
+    if trainer.step >= trainer.steps:
+        print("This run is finished; --restart deletes it and trains anew.")
+    elif not trainer.run():
+        print(f"stopped at step {trainer.step} of {trainer.steps}; the same command goes on from here")
+        return 130
+    print(f"samples: {trainer.output_dir / 'samples'}")
+    print(f"next: python examples/sample.py --checkpoint {trainer.output_dir}")
+    return 0
 
 
 def choose_device(name: str) -> Backend:
@@ -58,7 +125,7 @@ def choose_device(name: str) -> Backend:
 
 
 def parse_labels(text: str, count: int) -> list[int]:
-    """ "0-9" or "3,5,7" as numbers below `count`.
+    """Read labels below `count`, written "0-9" or "3,5,7".
 
     Raises
     ------
@@ -71,9 +138,8 @@ def parse_labels(text: str, count: int) -> list[int]:
         if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()):
             raise UsageError(f"labels: expected numbers and ranges such as 0-9 or 3,5,7, got {text!r}")
         labels += range(int(first), int(last if dash else first) + 1)
-    for label in labels:
-        if label >= count:
-            raise UsageError(f"labels: {label} is outside 0 to {count - 1}")
+    if not labels or max(labels) >= count:
+        raise UsageError(f"labels: {text!r} is not within 0 to {count - 1}")
     return labels
 
 

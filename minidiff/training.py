@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from minidiff.autodiff import value_and_grad
+from minidiff.autodiff import backward, record
 from minidiff.backend import Array
 from minidiff.checkpoint import (
     CheckpointError,
@@ -35,12 +35,12 @@ from minidiff.checkpoint import (
 )
 from minidiff.data import Dataset
 from minidiff.files import atomic_path
-from minidiff.optim import EMA, Adam, clip_gradients
+from minidiff.optim import EMA, Optimizer, clip_gradients
 from minidiff.random import Generator
 
 __all__ = ["Trainer", "TrainingError", "batch_indices"]
 
-Loss = Callable[[Array, Array | None, Generator], Any]
+Loss = Callable[[Any, Array, Array | None, Generator], Any]
 
 
 class TrainingError(RuntimeError):
@@ -85,10 +85,11 @@ class Trainer:
     model : Module
         With a `config`, so that a checkpoint can make it again.
     loss : callable
-        `loss(images, labels, rng) -> scalar`, with images (B, C, H, W) and labels (B,) or
-        None on the model's device; draws its noise from `rng`.
+        `loss(model, images, labels, rng) -> scalar`, with images (B, C, H, W) and labels (B,)
+        or None on the model's device; draws its noise from `rng`.
     dataset : Dataset
-    optimizer : Adam or another optimizer of `minidiff.optim`
+    optimizer : Optimizer
+        One of `minidiff.optim`.
     ema : EMA
     rng : Generator
         On the model's device.
@@ -99,20 +100,16 @@ class Trainer:
     steps, batch_size : int
     clip_norm : float
         Gradients are scaled down to this norm.
-    baseline : float
-        The loss of predicting zero, to compare with.
     log_every, checkpoint_every, sample_every : int
         In steps.
     on_sample : callable, optional
         `on_sample(step)` is called every `sample_every` steps with the averages in the model.
-    progress : bool
-        Show a progress bar.
     """
 
     model: Any
     loss: Loss
     dataset: Dataset
-    optimizer: Adam
+    optimizer: Optimizer
     ema: EMA
     rng: Generator
     output_dir: Path
@@ -120,13 +117,12 @@ class Trainer:
     steps: int
     batch_size: int
     clip_norm: float = 1.0
-    baseline: float = math.nan
-    log_every: int = 50
+    log_every: int = 100
     checkpoint_every: int = 500
     sample_every: int = 500
     on_sample: Callable[[int], None] | None = None
-    progress: bool = True
     step: int = field(default=0, init=False)
+    baseline: float = field(default=math.nan, init=False)
 
     def resume(self, *, restart: bool = False) -> bool:
         """Go on from the newest checkpoint in `output_dir`, if there is one.
@@ -156,10 +152,10 @@ class Trainer:
         self._check_same_settings(folder, saved)
         try:
             self.model.load_state_dict(read_tensors(folder, "model"))
-            self.ema.load_state_dict(read_tensors(folder, "ema"))
-            self.optimizer.load_state_dict(read_tensors(folder, "optimizer"), steps=saved["training"]["step"])
-            self.rng.state = saved["training"]["rng"]
             self.step = int(saved["training"]["step"])
+            self.rng.state = saved["training"]["rng"]
+            self.ema.load_state_dict(read_tensors(folder, "ema"), steps=self.step)
+            self.optimizer.load_state_dict(read_tensors(folder, "optimizer"), steps=self.step)
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError) as error:
@@ -176,12 +172,12 @@ class Trainer:
             If the loss or a gradient is not finite. The last checkpoint is from before.
         """
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        advance = value_and_grad(self.loss, self.model)
+        self.baseline = self._loss_of_zero()
         recent: list[float] = []
         began = time.perf_counter()
         with _interrupt_at_step_end() as interrupted, self._bar() as bar:
             while self.step < self.steps and not interrupted.is_set():
-                loss, norm = self._one_step(advance)
+                loss, norm = self._one_step()
                 recent.append(loss)
                 self.step += 1
                 bar.update()
@@ -199,34 +195,47 @@ class Trainer:
                 self._save()
         return self.step == self.steps
 
-    def _one_step(self, advance: Callable[..., tuple[Array, dict[str, Array]]]) -> tuple[float, float]:
-        seed = self.rng.state["seed"]
-        indices = batch_indices(self.step, len(self.dataset), self.batch_size, seed)
-        images, labels = self.dataset.batch(indices)
-        put = self.rng.backend.from_numpy
-        value, grads = advance(put(images), None if labels is None else put(labels), self.rng)
-        clipped, norm = clip_gradients(grads, self.clip_norm)
+    def _one_step(self) -> tuple[float, float]:
+        """Train on one batch; return the loss and the norm of its gradient."""
+        with record(self.model):
+            value = self.loss(self.model, *self._batch(self.step), self.rng)
         loss = float(value)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {self.step}: the loss is {loss}, the gradient norm {norm}, the learning rate "
-                f"{self.optimizer.learning_rate:.3g}; try a lower learning rate or more warm-up steps. "
-                f"{self._where_to_go_on()}"
-            )
-        self.optimizer.step(clipped)
+        self._check_finite("loss", loss)
+        grads, norm = clip_gradients(backward(value), self.clip_norm)
+        self._check_finite("gradient norm", norm)
+        self.optimizer.step(grads)
         self.ema.update()
         return loss, norm
 
-    def _where_to_go_on(self) -> str:
-        found = checkpoints_in(self.output_dir)
-        return f"The last checkpoint is {found[-1]}" if found else "No checkpoint was written yet"
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            found = checkpoints_in(self.output_dir)
+            kept = f"The last checkpoint is {found[-1]}" if found else "No checkpoint was written yet"
+            raise TrainingError(
+                f"step {self.step}: the {what} is {value} at learning rate {self.optimizer.learning_rate:.3g}; "
+                f"try a lower learning rate or a longer warm-up. {kept}"
+            )
+
+    def _batch(self, step: int) -> tuple[Array, Array | None]:
+        """The images and labels of a step, on the model's device."""
+        indices = batch_indices(step, len(self.dataset), self.batch_size, self.rng.state["seed"])
+        images, labels = self.dataset.batch(indices)
+        put = self.rng.backend.from_numpy
+        return put(images), None if labels is None else put(labels)
+
+    def _loss_of_zero(self, batches: int = 8) -> float:
+        """The loss of a network that always predicts zero: what there is to gain."""
+        rng = Generator(self.rng.state["seed"], self.rng.backend)
+
+        def zero(x: Array, *args: Any, **kwargs: Any) -> Array:
+            return 0 * x
+
+        return sum(float(self.loss(zero, *self._batch(step), rng)) for step in range(batches)) / batches
 
     def _bar(self) -> Any:
         from tqdm import tqdm
 
-        return tqdm(
-            total=self.steps, initial=self.step, unit="step", disable=not self.progress, dynamic_ncols=True
-        )
+        return tqdm(total=self.steps, initial=self.step, unit="step", disable=None)  # None: only on a terminal
 
     def _log(self, bar: Any, recent: list[float], norm: float, seconds: float) -> None:
         line = {
@@ -239,10 +248,10 @@ class Trainer:
         }
         with (self.output_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        text = f"loss {line['loss']:.4f} (predicting zero: {self.baseline:.4f})"
-        if not self.progress:
-            print(f"step {self.step}/{self.steps}  {text}", file=sys.stderr, flush=True)
-        bar.set_postfix_str(text)
+        bar.write(
+            f"step {self.step}/{self.steps}  loss {line['loss']:.4f} (predicting zero: {self.baseline:.4f})  "
+            f"{line['steps_per_second']:.1f} steps/s"
+        )
 
     def _save(self) -> None:
         save_checkpoint(

@@ -36,6 +36,15 @@ class Plan:
         """Whether this is a 1x1 convolution: one matrix product, no panel."""
         return self.kernel == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
 
+    def reversed(self) -> Plan | None:
+        """The plan by which mirrored filters correlate results back to images, if there is one."""
+        reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
+        top, left = (r - p for r, p in zip(reach, self.padding, strict=True))
+        sides = tuple(o + r - 2 * p for o, r, p in zip(self.outputs, reach, self.padding, strict=True))
+        if self.stride != (1, 1) or min(top, left) < 0 or sides != self.inputs:
+            return None
+        return Plan(self.outputs, self.inputs, self.kernel, (1, 1), (top, left), self.dilation)
+
     def tiles(self, images: int, channels: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
         """Parts of the batch whose panel is small: several images, or several rows of one image."""
         row = max(1, self.outputs[1] * self.kernel[0] * self.kernel[1] * channels * itemsize)
@@ -105,12 +114,10 @@ def correlate(x: Array, filters: Array, plan: Plan) -> Array:
 
 def spread(y: Array, filters: Array, plan: Plan) -> Array:
     """Images (N, *outputs, O) and filters (KH, KW, C, O) -> images (N, *inputs, C): the transpose of `correlate`."""
+    back = plan.reversed()
+    if back is not None:
+        return correlate(y, np.ascontiguousarray(filters[::-1, ::-1].transpose(0, 1, 3, 2)), back)
     n, (kh, kw, c, o) = y.shape[0], filters.shape
-    border = tuple(d * (k - 1) - p for d, k, p in zip(plan.dilation, plan.kernel, plan.padding, strict=True))
-    if plan.stride == (1, 1) and min(border) >= 0:
-        mirrored = np.ascontiguousarray(filters[::-1, ::-1].transpose(0, 1, 3, 2))
-        back = Plan(plan.outputs, plan.inputs, plan.kernel, (1, 1), (border[0], border[1]), plan.dilation)
-        return correlate(y, mirrored, back)
     (h, w), (top, left), (sh, sw), (dh, dw) = plan.inputs, plan.padding, plan.stride, plan.dilation
     padded = np.zeros((n, h + 2 * top, w + 2 * left, c), y.dtype)
     matrix = filters.reshape(-1, o).T
@@ -130,7 +137,7 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
                     j * dw : j * dw + (width - 1) * sw + 1 : sw,
                 ]
                 window += taps[:, :, :, i, j]
-    return padded[:, top : top + h, left : left + w]
+    return np.ascontiguousarray(padded[:, top : top + h, left : left + w])
 
 
 def filters_between(x: Array, y: Array, plan: Plan) -> Array:
@@ -159,12 +166,12 @@ def conv2d(
     xp: Any,
     x: Any,
     weight: Any,
-    bias: Any = None,
+    bias: Any,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
+    stride: Any,
+    padding: Any,
+    groups: int,
+    dilation: Any,
 ) -> Any:
     """See `minidiff.ops.conv2d`; grouped and half-precision convolutions are left to the generic rule."""
     if groups != 1 or not served(x, weight, bias):
@@ -195,13 +202,13 @@ def conv_transpose2d(
     xp: Any,
     x: Any,
     weight: Any,
-    bias: Any = None,
+    bias: Any,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
 ) -> Any:
     """See `minidiff.ops.conv_transpose2d`; grouped and half-precision ones are left to the generic rule."""
     if groups != 1 or not served(x, weight, bias):
@@ -216,7 +223,7 @@ def conv_transpose2d(
     image = channels_last(x)
     y = spread(image, _hwio(weight), plan)
     if bias is not None:
-        y = y + bias
+        y += bias
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         d_image = channels_last(dy)

@@ -19,7 +19,8 @@ def _blocks(x: Array) -> Iterator[slice]:
 
 def _sum_positions(x: Array) -> Array:
     """(N, L, C) -> (N, 1, C), as a matrix product."""
-    return np.matmul(np.ones((1, x.shape[1]), x.dtype), x)
+    sums: Array = np.matmul(np.ones((1, x.shape[1]), x.dtype), x)
+    return sums
 
 
 def _group_means(sums: Array, groups: int, count: int) -> Array:
@@ -52,12 +53,12 @@ def _silu_slope(z: Array) -> Array:
 def group_norm(
     xp: Any,
     x: Any,
-    weight: Any = None,
-    bias: Any = None,
+    weight: Any,
+    bias: Any,
     *,
     groups: int,
-    eps: float = 1e-5,
-    activation: str | None = None,
+    eps: float,
+    activation: str | None,
 ) -> Any:
     """See `minidiff.ops.group_norm`; images with learned scale and shift, in float32 or float64."""
     if x.ndim != 4 or weight is None or bias is None or not served(x, weight, bias):
@@ -68,9 +69,7 @@ def group_norm(
     x_hat, y, rstd = np.empty_like(image), np.empty_like(image), np.empty((n, 1, c), image.dtype)
     for b in _blocks(image):
         centred = np.subtract(image[b], _group_means(_sum_positions(image[b]), groups, count), out=x_hat[b])
-        centred -= _group_means(
-            _sum_positions(centred), groups, count
-        )  # what the first mean lost to rounding
+        centred -= _group_means(_sum_positions(centred), groups, count)  # what rounding took from the mean
         np.multiply(centred, centred, out=y[b])
         rstd[b] = 1 / np.sqrt(_group_means(_sum_positions(y[b]), groups, count) + image.dtype.type(eps))
         centred *= rstd[b]

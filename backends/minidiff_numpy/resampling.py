@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from minidiff_numpy.layout import Array, as_nchw, channels_last
+from minidiff_numpy.layout import Array, as_nchw, channels_last, served
 
 
-def upsample2d(xp: Any, x: Any, scale: int, *, mode: str = "nearest") -> Any:
-    """See `minidiff.ops.upsample2d`; bilinear enlargement is left to the generic rule."""
-    if mode != "nearest" or x.ndim != 4 or scale < 1:
+def upsample2d(xp: Any, x: Any, scale: int, *, mode: str) -> Any:
+    """See `minidiff.ops.upsample2d`; bilinear and half-precision enlargement is left to the generic rule."""
+    if mode != "nearest" or not served(x):
         return NotImplemented
     n, c, h, w = x.shape
     y = np.empty((n, h, scale, w, scale, c), x.dtype)

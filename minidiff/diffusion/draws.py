@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minidiff import ops
 from minidiff.backend import Array, backend_of
 from minidiff.ops.support import cast, dtype_name
 from minidiff.random import Generator
@@ -38,7 +39,7 @@ def sample_timesteps(rng: Generator, n: int, num_train_timesteps: int) -> Array:
 
 
 def drop_labels(rng: Generator, labels: Array, null_label: int, probability: float) -> Array:
-    """Replace each label by `null_label` with a probability, for classifier-free guidance (algorithm 1 of [1]_).
+    """Replace each label by `null_label` with a probability, for classifier-free guidance [1]_.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def drop_labels(rng: Generator, labels: Array, null_label: int, probability: flo
     null_label : int
         The class that stands for "any".
     probability : float
-        From 0 to 1; 0.1 to 0.2 in the paper.
+        From 0 to 1; p_uncond in algorithm 1, 0.1 or 0.2 in its experiments.
 
     Returns
     -------
@@ -59,5 +60,4 @@ def drop_labels(rng: Generator, labels: Array, null_label: int, probability: flo
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"the probability of dropping a label must lie in [0, 1], got {probability}")
-    xp = backend_of(labels).xp
-    return xp.where(rng.uniform(labels.shape) < probability, xp.full_like(labels, null_label), labels)
+    return ops.where(rng.uniform(labels.shape) < probability, null_label, labels)

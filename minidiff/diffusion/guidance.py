@@ -14,10 +14,10 @@ __all__ = ["classifier_free_guidance"]
 def classifier_free_guidance(
     model: Callable[..., Any], labels: Array, null_label: int, scale: float
 ) -> Callable[[Array, Array], Any]:
-    """A function of (x, t) that goes from what the network says of any image towards, and past, `labels` [1]_.
+    """A function of (x, t) that goes from what the network says of any image towards `labels`, and past [1]_.
 
-    Its output is u + scale (c - u), where c is the network's output for `labels` and u that for `null_label`, both
-    computed in one batch of double size. Of scales 1 and 0 only c or u is left, and only that is computed.
+    Its output is u + scale (c - u), where c is the network's output for `labels` and u that for `null_label`,
+    both computed in one batch of double size. At scale 1 only c is left, at 0 only u, and only that is computed.
 
     Parameters
     ----------

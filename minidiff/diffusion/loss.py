@@ -76,8 +76,8 @@ def diffusion_loss(
             )
         labels = drop_labels(rng, labels, null_label, null_probability)
     x_t = schedule.add_noise(x0, noise, t)
-    output = model(x_t, t) if labels is None else model(x_t, t, labels=labels)
     wanted = target(prediction_type, x0, noise, schedule.alpha(t, x0), schedule.sigma(t, x0))
+    output = model(x_t, t) if labels is None else model(x_t, t, labels=labels)
     if min_snr_gamma is None:
         return ops.mse_loss(output, wanted)
     errors = ops.mse_loss(output, wanted, reduction="none")

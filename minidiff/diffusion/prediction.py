@@ -1,7 +1,7 @@
 """What the network's output means: the noise, the clean image, or v.
 
-With x_t = alpha x_0 + sigma noise and alpha^2 + sigma^2 = 1, any one of the three and x_t give the other two. So
-a sampler asks for x_0 and the noise, a loss asks for the target, and neither knows which of the three it is.
+With x_t = alpha x_0 + sigma noise and alpha^2 + sigma^2 = 1, any one of the three and x_t give the other two.
+So a sampler asks for x_0 and the noise, a loss asks for the target, and neither knows which of the three it is.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Prediction:
 PREDICTION_TYPES: dict[str, Prediction] = {
     "epsilon": Prediction(
         sample_and_noise=lambda eps, x_t, alpha, sigma: ((x_t - sigma * eps) / alpha, eps),
-        target=lambda x0, noise, alpha, sigma: noise,  # noqa: ARG005 (one signature for all)
+        target=lambda x0, noise, alpha, sigma: noise,
         weight=lambda snr: 1 / snr,
     ),
     "sample": Prediction(
         sample_and_noise=lambda x0, x_t, alpha, sigma: (x0, (x_t - alpha * x0) / sigma),
-        target=lambda x0, noise, alpha, sigma: x0,  # noqa: ARG005
-        weight=lambda snr: 1,  # noqa: ARG005
+        target=lambda x0, noise, alpha, sigma: x0,
+        weight=lambda snr: 1,
     ),
     "v_prediction": Prediction(
         sample_and_noise=lambda v, x_t, alpha, sigma: (alpha * x_t - sigma * v, alpha * v + sigma * x_t),
@@ -86,8 +86,8 @@ def target(prediction_type: str, x0: Array, noise: Array, alpha: Any, sigma: Any
 def min_snr_weight(prediction_type: str, snr: Array, gamma: float) -> Array:
     """Weights of the squared error at signal-to-noise ratios `snr` (section 3.4 of [1]_).
 
-    An error of x_0 weighs min(snr, gamma), so that timesteps with little noise do not rule the training. As an
-    error of the noise that is min(snr, gamma) / snr, and as one of v, min(snr, gamma) / (snr + 1).
+    An error of x_0 weighs min(snr, gamma), so that timesteps with little noise do not rule the training. As
+    an error of the noise that is min(snr, gamma) / snr, and as one of v, min(snr, gamma) / (snr + 1).
 
     Parameters
     ----------

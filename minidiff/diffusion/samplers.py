@@ -1,8 +1,9 @@
-"""Samplers, each as its paper writes it, with a for alpha_bar_t and a_prev for the one that follows in the loop.
+"""Samplers, each as its paper writes it; a is alpha_bar_t, a_prev that of the timestep which follows in the loop.
 
-They agree with diffusers where diffusers agrees with the papers. They differ in two places: the timestep that
-follows is always the next one of `timesteps` (diffusers' DDIM takes t - T // n, which for "linspace", and for
-"trailing" where n does not divide T, is another one), and the last step adds no noise whatever its timestep is.
+They agree with diffusers where diffusers agrees with the papers. They differ in two places: the timestep
+which follows is always the next one of `timesteps` (diffusers' DDIM takes t - T // n, which is another one for
+"linspace", and for "trailing" where n does not divide T), and the last step of DDPM adds no noise whatever its
+timestep is (diffusers adds some unless it is 0).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from minidiff.random import Generator
 __all__ = ["DDIM", "DDPM", "SAMPLERS", "make_sampler"]
 
 VARIANCE_TYPES: dict[str, Callable[[float, float], float]] = {  # of (beta, beta_tilde)
-    "fixed_small": lambda beta, beta_tilde: beta_tilde,  # noqa: ARG005
-    "fixed_large": lambda beta, beta_tilde: beta,  # noqa: ARG005
+    "fixed_small": lambda beta, beta_tilde: beta_tilde,
+    "fixed_large": lambda beta, beta_tilde: beta,
 }
 
 
@@ -52,10 +53,14 @@ class DDPM(Sampler):
     ) -> None:
         super().__init__(schedule, **options)
         if variance_type not in VARIANCE_TYPES:
-            raise ValueError(f"DDPM: variance_type must be one of {list(VARIANCE_TYPES)}, got {variance_type!r}")
+            raise ValueError(
+                f"DDPM: variance_type must be one of {list(VARIANCE_TYPES)}, got {variance_type!r}"
+            )
         self.variance_type = variance_type
 
-    def step(self, model_output: Array, timestep: int, sample: Array, *, rng: Generator | None = None) -> Step:
+    def step(
+        self, model_output: Array, timestep: int, sample: Array, *, rng: Generator | None = None
+    ) -> Step:
         """See `Sampler.step`."""
         a, a_prev = self._alpha_bars(timestep)
         x0, _ = self._sample_and_noise(model_output, sample, a)
@@ -102,7 +107,9 @@ class DDIM(Sampler):
         self.use_clipped_model_output = use_clipped_model_output
         self.final_alpha_cumprod = 1.0 if set_alpha_to_one else float(self.schedule.alphas_cumprod[0])
 
-    def step(self, model_output: Array, timestep: int, sample: Array, *, rng: Generator | None = None) -> Step:
+    def step(
+        self, model_output: Array, timestep: int, sample: Array, *, rng: Generator | None = None
+    ) -> Step:
         """See `Sampler.step`."""
         a, a_prev = self._alpha_bars(timestep, final=self.final_alpha_cumprod)
         x0, eps = self._sample_and_noise(model_output, sample, a)

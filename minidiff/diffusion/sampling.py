@@ -30,8 +30,8 @@ def sample(
     Parameters
     ----------
     denoise : callable
-        `denoise(x, t)`, t being int64 (N,) on the device of x: a model, or `classifier_free_guidance` of one. What
-        its output means is the sampler's `prediction_type`.
+        `denoise(x, t)`, t being int64 (N,) on the device of x: a model, or `classifier_free_guidance` of one.
+        What its output means is the sampler's `prediction_type`.
     shape : tuple of int
         (N, C, H, W).
     sampler : Sampler
@@ -42,8 +42,8 @@ def sample(
     initial : array, shape (N, C, H, W), optional
         Noise to begin with; by default drawn from `rng`, float32.
     callback : callable, optional
-        Called after each step as `callback(step_index, t, x, x0)`, with the image after the step and the clean
-        image as predicted in it.
+        Called after each step as `callback(step_index, t, x, x0)`, with the image after the step and the
+        clean image as predicted in it.
     progress : bool
         Show a bar.
 

@@ -3,57 +3,24 @@
 A schedule is four numbers, so that it can be written into a JSON file; everything else follows from them in
 float64 on the host. There x_t = alpha_t x_0 + sigma_t noise with alpha_t = sqrt(alpha_bar_t) and
 sigma_t = sqrt(1 - alpha_bar_t), so that images of variance 1 keep it.
-
-A number of timesteps, one per image, may lie on a GPU. Their coefficients are then taken there from a small table
-that is sent once: nothing waits for the GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
-import array_api_compat
 import numpy as np
 from numpy.typing import NDArray
 
 from minidiff import ops
-from minidiff.autodiff import stop_gradient
-from minidiff.backend import Array, backend_of
-from minidiff.ops.support import check_floating, dtype_name, find_dtype
+from minidiff.backend import Array
+from minidiff.diffusion.betas import BETA_SCHEDULES
+from minidiff.diffusion.coefficients import Coefficient, Timesteps
+from minidiff.ops.support import check_floating
 
-__all__ = ["BETA_SCHEDULES", "NoiseSchedule", "posterior_coefficients"]
-
-Timesteps: TypeAlias = Any  # an int, a list of ints, or an array of integers, shape (N,), of any library
-
-
-def _linear(steps: int, start: float, end: float) -> NDArray[np.float64]:
-    return np.linspace(start, end, steps)
-
-
-def _scaled_linear(steps: int, start: float, end: float) -> NDArray[np.float64]:
-    return np.linspace(start**0.5, end**0.5, steps) ** 2
-
-
-def _cosine(steps: int, start: float, end: float) -> NDArray[np.float64]:  # noqa: ARG001 (one signature for all)
-    alpha_bar = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
-
-
-def _sigmoid(steps: int, start: float, end: float) -> NDArray[np.float64]:
-    return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps)))
-
-
-BETA_SCHEDULES: dict[str, Callable[[int, float, float], NDArray[np.float64]]] = {
-    "linear": _linear,
-    "scaled_linear": _scaled_linear,
-    "quadratic": _scaled_linear,
-    "cosine": _cosine,
-    "squaredcos_cap_v2": _cosine,
-    "sigmoid": _sigmoid,
-}
+__all__ = ["NoiseSchedule", "posterior_coefficients"]
 
 
 def posterior_coefficients(alpha_bar: Any, alpha_bar_prev: Any) -> tuple[Any, Any, Any]:
@@ -86,16 +53,16 @@ class NoiseSchedule:
     beta_schedule : str
         "linear": betas evenly spaced [1]_. "scaled_linear": their square roots evenly spaced, as in latent
         diffusion; "quadratic" is the same ("quad" in the code of [2]_). "cosine", or "squaredcos_cap_v2" in
-        diffusers: alpha_bar = cos^2, offset 0.008, betas at most 0.999 (eq. 17 of [3]_). "sigmoid": betas along
-        the logistic function from -6 to 6.
+        diffusers: alpha_bar = cos^2, offset 0.008, betas at most 0.999 (eq. 17 of [3]_). "sigmoid": betas
+        along the logistic function from -6 to 6.
     beta_start, beta_end : float
-        The first and the last beta, 0 < beta_start <= beta_end < 1; the cosine schedule does not use them. (A
-        sigmoid comes within 0.25 % of them.)
+        The first and the last beta, 0 < beta_start <= beta_end < 1; the cosine schedule does not use them,
+        and the sigmoid comes within 0.25 % of their difference.
 
     Attributes
     ----------
     betas, alphas, alphas_cumprod : (T,) float64 NumPy arrays, read-only
-        beta_t, alpha_t = 1 - beta_t, and alpha_bar_t, the product of alphas up to t.
+        beta_t, 1 - beta_t, and alpha_bar_t, the product of the alphas up to t.
 
     Raises
     ------
@@ -105,14 +72,14 @@ class NoiseSchedule:
     References
     ----------
     .. [1] Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", 2020, arXiv:2006.11239.
-    .. [2] Song, Meng, Ermon, "Denoising diffusion implicit models", 2020, arXiv:2010.02502.
+    .. [2] Song, Meng, Ermon, "Denoising diffusion implicit models", 2021, arXiv:2010.02502.
     .. [3] Nichol, Dhariwal, "Improved denoising diffusion probabilistic models", 2021, arXiv:2102.09672.
 
     Examples
     --------
     >>> schedule = NoiseSchedule(beta_schedule="cosine")
     >>> round(schedule.alpha(500), 3), round(schedule.sigma(500), 3)
-    (0.702, 0.712)
+    (0.702, 0.713)
     """
 
     num_train_timesteps: int = 1000
@@ -121,13 +88,12 @@ class NoiseSchedule:
     beta_end: float = 0.02
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_train_timesteps, int) or self.num_train_timesteps < 1:
-            raise ValueError(
-                f"NoiseSchedule: num_train_timesteps must be an integer from 1, got {self.num_train_timesteps!r}"
-            )
+        total = self.num_train_timesteps
+        if not isinstance(total, int) or total < 1:
+            raise ValueError(f"NoiseSchedule: num_train_timesteps must be an integer from 1, got {total!r}")
         if self.beta_schedule not in BETA_SCHEDULES:
             raise ValueError(
-                f"NoiseSchedule: beta_schedule must be one of {list(BETA_SCHEDULES)}, got {self.beta_schedule!r}"
+                f"NoiseSchedule: unknown beta_schedule {self.beta_schedule!r}; there are {list(BETA_SCHEDULES)}"
             )
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(
@@ -144,7 +110,7 @@ class NoiseSchedule:
     @cached_property
     def alphas(self) -> NDArray[np.float64]:
         """1 - betas."""
-        return _frozen(1 - self.betas)
+        return _frozen(1.0 - self.betas)
 
     @cached_property
     def alphas_cumprod(self) -> NDArray[np.float64]:
@@ -163,26 +129,26 @@ class NoiseSchedule:
         Returns
         -------
         float or array
-            A float for an int. Otherwise an array (N,): of the library of `t`, or with `like` of its library,
-            dtype and number of axes, (N, 1, 1, 1).
+            A float for an int. Otherwise an array (N,) of the library of `t`; with `like`, an array of its
+            library, dtype and number of axes: (N, 1, 1, 1).
 
         Raises
         ------
         IndexError
             If a timestep on the host is outside 0 ... T - 1. (On another device nobody looks: it would wait.)
         """
-        return self._look_up("alpha", t, like)
+        return self._coefficients["alpha"](t, like)
 
     def sigma(self, t: Timesteps, like: Array = None) -> Any:
         """What the noise counts at timestep t: sqrt(1 - alpha_bar_t). Arguments as for `alpha`."""
-        return self._look_up("sigma", t, like)
+        return self._coefficients["sigma"](t, like)
 
     def snr(self, t: Timesteps, like: Array = None) -> Any:
         """Signal-to-noise ratio (alpha_t / sigma_t)^2. Arguments as for `alpha`."""
-        return self._look_up("snr", t, like)
+        return self._coefficients["snr"](t, like)
 
     def add_noise(self, x0: Array, noise: Array, timesteps: Timesteps) -> Array:
-        """The forward process, x_t ~ q(x_t | x_0) (eq. 4 of Ho et al. [1]_).
+        """The forward process, x_t ~ q(x_t | x_0) (eq. 4 of [1]_).
 
         Parameters
         ----------
@@ -211,18 +177,18 @@ class NoiseSchedule:
         return _mix(self.alpha(timesteps, x0), x0, self.sigma(timesteps, x0), noise)
 
     def get_velocity(self, x0: Array, noise: Array, timesteps: Timesteps) -> Array:
-        """v = alpha_t noise - sigma_t x_0, the "v_prediction" target [1]_. Arguments as for `add_noise`.
+        """The "v_prediction" target, alpha_t noise - sigma_t x_0 [1]_. Arguments as for `add_noise`.
 
         References
         ----------
         .. [1] Salimans, Ho, "Progressive distillation for fast sampling of diffusion models", 2022,
-           arXiv:2202.00512, section 4 and appendix D.
+           arXiv:2202.00512, appendix D.
         """
         _check_pair("get_velocity", x0=x0, noise=noise)
         return _mix(self.alpha(timesteps, x0), noise, -self.sigma(timesteps, x0), x0)
 
     def posterior(self, x0: Array, x_t: Array, t: Timesteps) -> tuple[Array, Any]:
-        """Mean and variance of q(x_{t-1} | x_t, x_0) (eq. 6 and 7 of Ho et al. [1]_).
+        """Mean and variance of q(x_{t-1} | x_t, x_0) (eq. 6 and 7 of [1]_).
 
         Parameters
         ----------
@@ -240,73 +206,23 @@ class NoiseSchedule:
         .. [1] Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", 2020, arXiv:2006.11239.
         """
         _check_pair("posterior", x0=x0, x_t=x_t)
-        of_x0, of_xt, variance = (self._look_up(f"posterior_{part}", t, x0) for part in ("x0", "xt", "variance"))
+        of_x0, of_xt, variance = (
+            self._coefficients[f"posterior_{part}"](t, x0) for part in ("x0", "xt", "var")
+        )
         return _mix(of_x0, x0, of_xt, x_t), variance
 
     @cached_property
-    def _tables(self) -> dict[str, NDArray[np.float64]]:
-        alpha_bar = self.alphas_cumprod
-        of_x0, of_xt, variance = posterior_coefficients(alpha_bar, np.concatenate([[1.0], alpha_bar[:-1]]))
-        return {
-            "alpha": np.sqrt(alpha_bar),
-            "sigma": np.sqrt(1 - alpha_bar),
-            "snr": alpha_bar / (1 - alpha_bar),
-            "posterior_x0": of_x0,
-            "posterior_xt": of_xt,
-            "posterior_variance": variance,
-        }
-
-    @cached_property
-    def _sent(self) -> dict[tuple[str, ...], Array]:
-        """Tables that were sent to devices."""
-        return {}
-
-    def _look_up(self, name: str, t: Timesteps, like: Array) -> Any:
-        like = stop_gradient(like)
-        if not hasattr(t, "dtype") or isinstance(t, np.ndarray | np.generic):
-            values = self._tables[name][self._checked(t)]
-            if values.ndim == 0 or like is None:
-                return values if values.ndim else float(values)
-            values = _send(values, like, like.dtype)
-        else:
-            xp = backend_of(t).xp
-            if not xp.isdtype(t.dtype, "integral"):
-                raise TypeError(f"timesteps must be integers, got {t.dtype}")
-            dtype = find_dtype(xp, "float32") if like is None else like.dtype
-            key = (name, xp.__name__, str(array_api_compat.device(t)), dtype_name(dtype))
-            if key not in self._sent:
-                self._sent[key] = _send(self._tables[name], t, dtype)
-            values = xp.take(self._sent[key], t, axis=0)
-        return values if like is None else _beside(values, like)
-
-    def _checked(self, t: Timesteps) -> NDArray[np.integer[Any]]:
-        index = np.asarray(t)
-        if index.dtype.kind not in "iu":
-            raise TypeError(f"timesteps must be integers, got {t!r} ({index.dtype})")
-        outside = index[(index < 0) | (index >= self.num_train_timesteps)]
-        if outside.size:
-            raise IndexError(f"timestep {outside[0]} is outside 0 to {self.num_train_timesteps - 1}")
-        return index
+    def _coefficients(self) -> dict[str, Coefficient]:
+        a = self.alphas_cumprod
+        of_x0, of_xt, variance = posterior_coefficients(a, np.concatenate([[1.0], a[:-1]]))
+        values = {"alpha": np.sqrt(a), "sigma": np.sqrt(1 - a), "snr": a / (1 - a)}
+        values |= {"posterior_x0": of_x0, "posterior_xt": of_xt, "posterior_var": variance}
+        return {name: Coefficient(v) for name, v in values.items()}
 
 
-def _frozen(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _frozen(x: NDArray[Any]) -> NDArray[np.float64]:
     x.setflags(write=False)
     return x
-
-
-def _send(host: NDArray[np.float64], near: Array, dtype: Any) -> Array:
-    """A host array beside `near`, in `dtype`."""
-    return backend_of(near).xp.asarray(host.tolist(), dtype=dtype, device=array_api_compat.device(near))
-
-
-def _beside(values: Array, images: Array) -> Array:
-    """One number per image, (N,), as (N, 1, 1, 1)."""
-    if tuple(values.shape) != tuple(images.shape[:1]):
-        raise ValueError(
-            f"timesteps of shape {tuple(values.shape)} for images of shape {tuple(images.shape)}: "
-            f"give one number, or {images.shape[0]} of them, one per image"
-        )
-    return backend_of(values).xp.reshape(values, (images.shape[0],) + (1,) * (images.ndim - 1))
 
 
 def _check_pair(name: str, **arrays: Array) -> None:

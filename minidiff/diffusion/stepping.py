@@ -11,19 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from minidiff import ops
 from minidiff.backend import Array
+from minidiff.diffusion.coefficients import Timesteps
 from minidiff.diffusion.draws import noise_like
 from minidiff.diffusion.prediction import find_prediction
-from minidiff.diffusion.schedule import NoiseSchedule, Timesteps
+from minidiff.diffusion.schedule import NoiseSchedule
 from minidiff.random import Generator
 
 __all__ = ["SPACINGS", "Sampler", "Step"]
 
-SPACINGS: dict[str, Callable[[int, int], list[int]]] = {  # of (T, n): n timesteps, descending
-    "leading": lambda T, n: [i * (T // n) for i in reversed(range(n))],  # noqa: N803 (the paper's T)
-    "trailing": lambda T, n: [round(T - i * (T / n)) - 1 for i in range(n)],
-    "linspace": lambda T, n: [round(i * (T - 1) / max(n - 1, 1)) for i in reversed(range(n))],
+SPACINGS: dict[str, Callable[[int, int], NDArray[Any]]] = {  # of (T, n): n timesteps, descending
+    "leading": lambda T, n: np.arange(n)[::-1] * (T // n),
+    "trailing": lambda T, n: np.round(np.arange(T, 0, -T / n))[:n] - 1,  # rounding may make it n + 1 long
+    "linspace": lambda T, n: np.round(np.linspace(0, T - 1, n))[::-1],
 }
 
 
@@ -56,8 +60,8 @@ class Sampler:
         Limit the predicted clean image to [-clip_sample_range, clip_sample_range] in every step.
     clip_sample_range : float
     timestep_spacing : "leading", "trailing" or "linspace"
-        Which n of the T timesteps are visited (table 2 of [1]_): T // n apart from 0 up; T / n apart from T - 1
-        down; or evenly from T - 1 to 0. Only the last two begin at T - 1, where the noise is strongest.
+        Which n of the T timesteps are visited (table 2 of [1]_): T // n apart from 0 up; T / n apart from
+        T - 1 down; or evenly from T - 1 to 0. Only the last two begin at T - 1, where the noise is strongest.
     steps_offset : int
         Added to every timestep of "leading".
 
@@ -119,7 +123,7 @@ class Sampler:
         if not 1 <= n <= total:
             raise ValueError(f"{self!r}: {n} steps are not from 1 to the {total} timesteps of training")
         offset = self.steps_offset if self.timestep_spacing == "leading" else 0
-        timesteps = [t + offset for t in SPACINGS[self.timestep_spacing](total, n)]
+        timesteps = [int(t) + offset for t in SPACINGS[self.timestep_spacing](total, n)]
         if timesteps[0] >= total:
             raise ValueError(
                 f"{self!r}: with steps_offset={offset}, {n} steps begin at timestep {timesteps[0]}, "
@@ -127,7 +131,7 @@ class Sampler:
             )
         self.timesteps = timesteps
 
-    def scale_model_input(self, sample: Array, timestep: int) -> Array:  # noqa: ARG002 (other samplers use it)
+    def scale_model_input(self, sample: Array, timestep: int) -> Array:
         """What the network shall see in place of `sample`: here `sample` itself."""
         return sample
 
@@ -135,7 +139,9 @@ class Sampler:
         """The forward process; see `NoiseSchedule.add_noise`."""
         return self.schedule.add_noise(x0, noise, timesteps)
 
-    def step(self, model_output: Array, timestep: int, sample: Array, *, rng: Generator | None = None) -> Step:
+    def step(
+        self, model_output: Array, timestep: int, sample: Array, *, rng: Generator | None = None
+    ) -> Step:
         """Go from `timestep` to the next one of `timesteps`, or from the last one to the clean image.
 
         Parameters
@@ -178,7 +184,7 @@ class Sampler:
         return float(alpha_bar[t]), final if last else float(alpha_bar[self.timesteps[i + 1]])
 
     def _sample_and_noise(self, model_output: Array, x_t: Array, alpha_bar: float) -> tuple[Array, Array]:
-        """The predicted clean image, clipped, and noise. As in diffusers, clipping does not change the noise."""
+        """The predicted clean image, clipped, and noise, which as in diffusers clipping does not change."""
         alpha, sigma = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
         x0, noise = self._prediction.sample_and_noise(model_output, x_t, alpha, sigma)
         if self.clip_sample:
@@ -201,5 +207,7 @@ def _only_schedule(name: str, schedule: NoiseSchedule | None, options: dict[str,
     if schedule is None:
         return NoiseSchedule(**options)
     if not isinstance(schedule, NoiseSchedule) or options:
-        raise TypeError(f"{name}: give a NoiseSchedule, or its fields as keywords, not {schedule!r} and {options}")
+        raise TypeError(
+            f"{name}: give a NoiseSchedule, or its fields as keywords, not {schedule!r} and {options}"
+        )
     return schedule

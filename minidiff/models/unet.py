@@ -22,6 +22,7 @@ from minidiff.nn import (
     Upsample,
     timestep_embedding,
 )
+from minidiff.ops.support import check_floating
 from minidiff.random import Generator
 
 __all__ = ["UNet"]
@@ -69,7 +70,7 @@ class UNet(Module):
         heads: int = 1,
         rng: Generator | None = None,
     ) -> None:
-        self.config = {
+        self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "model_channels": model_channels,
             "out_channels": out_channels,
@@ -106,8 +107,8 @@ class UNet(Module):
     @property
     def null_label(self) -> int | None:
         """The label that stands for "any class"; None without classes."""
-        classes = self.config["num_classes"]
-        return None if classes is None else int(classes)
+        classes: int | None = self.config["num_classes"]
+        return classes
 
     def __call__(self, x: Any, timesteps: Any, context: Any = None, *, labels: Any = None) -> Any:
         """(N, in_channels, H, W) -> (N, out_channels, H, W).
@@ -125,6 +126,8 @@ class UNet(Module):
 
         Raises
         ------
+        TypeError
+            If x is not floating.
         ValueError
             If shapes do not fit, or a condition is missing or unexpected.
         IndexError
@@ -149,7 +152,7 @@ class UNet(Module):
 
     def _time(self, x: Any, timesteps: Any, labels: Any) -> Any:
         """The time embedding (N, 4 model_channels), with the class embedding added."""
-        t = timestep_embedding(_per_image(x, timesteps, "timesteps"), self.config["model_channels"])  # type: ignore[arg-type]
+        t = timestep_embedding(_per_image(x, timesteps, "timesteps"), self.config["model_channels"])
         h = self.time_mlp2(ops.silu(self.time_mlp1(ops.astype(t, x.dtype, copy=False))))
         if self.label_embedding is None:
             return h
@@ -158,6 +161,7 @@ class UNet(Module):
 
     def _check(self, x: Any, context: Any, labels: Any) -> None:
         channels, width = self.config["in_channels"], self.config["context_dim"]
+        check_floating("UNet", x=x)
         if len(x.shape) != 4 or x.shape[1] != channels:
             raise ValueError(f"UNet: expected images (N, {channels}, H, W), got shape {tuple(x.shape)}")
         if x.shape[2] % 4 or x.shape[3] % 4:
@@ -180,11 +184,12 @@ class UNet(Module):
 def _per_image(x: Any, values: Any, name: str) -> Array:
     """One number for all images, or a host list, or an array (N,) -> an array (N,) beside x."""
     values = stop_gradient(values)
-    if not hasattr(values, "shape") or isinstance(values, np.ndarray | np.generic):
-        host = (
-            np.broadcast_to(np.asarray(values), x.shape[:1]) if np.ndim(values) == 0 else np.asarray(values)
-        )
-        values = backend_of(stop_gradient(x)).from_numpy(np.ascontiguousarray(host))
+    if isinstance(values, np.generic) or not hasattr(values, "shape"):
+        values = np.asarray(values)
+    if not values.shape:
+        values = ops.broadcast_to(values, tuple(x.shape[:1]))
+    if isinstance(values, np.ndarray):
+        values = backend_of(stop_gradient(x)).from_numpy(values)
     if tuple(values.shape) != (x.shape[0],):
         raise ValueError(
             f"UNet: expected {x.shape[0]} {name}, one per image, got shape {tuple(values.shape)}"

@@ -35,7 +35,7 @@ class CrossAttention(Module):
         if heads < 1 or channels % heads:
             raise ValueError(f"{type(self).__name__}: {heads} heads do not divide {channels} channels")
         self.heads = heads
-        self.group_norm = GroupNorm(groups or min(8, channels), channels, rng=rng)
+        self.group_norm = GroupNorm(min(8, channels) if groups is None else groups, channels, rng=rng)
         self.to_q = Linear(channels, channels, rng=rng)
         self.to_k = Linear(context_dim, channels, rng=rng)
         self.to_v = Linear(context_dim, channels, rng=rng)

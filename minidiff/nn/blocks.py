@@ -14,16 +14,12 @@ from minidiff.random import Generator
 __all__ = ["MLP", "ConvBlock", "Downsample", "ResBlock", "ResidualBlock", "Upsample"]
 
 
-def _groups(channels: int) -> int:
-    return min(8, channels)
-
-
 class MLP(Module):
     """Linear layers with an activation between them.
 
     Parameters
     ----------
-    widths : sequence of int
+    *widths : int
         Of the input, of each hidden layer, and of the output.
     activation : str
         A name that `Activation` knows.
@@ -74,7 +70,7 @@ class ConvBlock(Module):
         self.conv = Conv2d(
             in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, rng=rng
         )
-        self.norm = GroupNorm(groups or _groups(out_channels), out_channels, rng=rng)
+        self.norm = GroupNorm(min(8, out_channels) if groups is None else groups, out_channels, rng=rng)
         self.activation = Activation(activation)
 
     def __call__(self, x: Any) -> Any:
@@ -122,10 +118,10 @@ class ResBlock(Module):
 
     def __init__(self, in_channels: int, out_channels: int, time_dim: int, *, rng: Generator) -> None:
         self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1, rng=rng)
-        self.norm1 = GroupNorm(_groups(out_channels), out_channels, rng=rng)
+        self.norm1 = GroupNorm(min(8, out_channels), out_channels, rng=rng)
         self.time_mlp = Linear(time_dim, out_channels, rng=rng)
         self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1, rng=rng)
-        self.norm2 = GroupNorm(_groups(out_channels), out_channels, rng=rng)
+        self.norm2 = GroupNorm(min(8, out_channels), out_channels, rng=rng)
         self.skip_conv = _skip(in_channels, out_channels, rng)
 
     def __call__(self, x: Any, time: Any) -> Any:
@@ -135,6 +131,14 @@ class ResBlock(Module):
         h = ops.add(h, ops.reshape(shift, (*shift.shape, 1, 1)))
         h = self.norm2(self.conv2(h), activation="silu")
         return ops.add(h, self.skip_conv(x) if self.skip_conv else x)
+
+
+_DOWNSAMPLE: dict[str, Callable[[int, Generator], Callable[[Any], Any]]] = {
+    "conv3": lambda c, rng: Conv2d(c, c, 3, stride=2, padding=1, rng=rng),
+    "conv4": lambda c, rng: Conv2d(c, c, 4, stride=2, padding=1, rng=rng),
+    "max_pool": lambda _c, _rng: lambda x: ops.max_pool2d(x, 2),
+    "avg_pool": lambda _c, _rng: lambda x: ops.avg_pool2d(x, 2),
+}
 
 
 class Downsample(Module):
@@ -149,17 +153,10 @@ class Downsample(Module):
         Draws the initial values; its device is where they live.
     """
 
-    _METHODS: dict[str, Callable[[int, Generator], Callable[[Any], Any]]] = {
-        "conv3": lambda c, rng: Conv2d(c, c, 3, stride=2, padding=1, rng=rng),
-        "conv4": lambda c, rng: Conv2d(c, c, 4, stride=2, padding=1, rng=rng),
-        "max_pool": lambda _c, _rng: lambda x: ops.max_pool2d(x, 2),
-        "avg_pool": lambda _c, _rng: lambda x: ops.avg_pool2d(x, 2),
-    }
-
     def __init__(self, channels: int, *, method: str = "conv3", rng: Generator) -> None:
-        if method not in self._METHODS:
-            raise ValueError(f"Downsample: unknown method {method!r}; one of {', '.join(self._METHODS)}")
-        self.conv = self._METHODS[method](channels, rng)
+        if method not in _DOWNSAMPLE:
+            raise ValueError(f"Downsample: unknown method {method!r}; one of {', '.join(_DOWNSAMPLE)}")
+        self.conv = _DOWNSAMPLE[method](channels, rng)
 
     def __call__(self, x: Any) -> Any:
         """(N, channels, H, W) -> (N, channels, H / 2, W / 2), for even sides."""

@@ -7,6 +7,7 @@ Weights start uniform in ±1 / sqrt(fan-in), PyTorch's default, unless `init` sa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from minidiff import ops
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _DEFAULT = initializers.kaiming_uniform(gain=1 / math.sqrt(3))  # bound 1 / sqrt(fan-in)
+_STANDARD_NORMAL = initializers.normal(1.0)
 
 
 def _in(x: Any, parameter: Parameter | None) -> Any:
@@ -234,7 +236,7 @@ class Embedding(Module):
     """A table of vectors, drawn from the standard normal distribution unless `init` says otherwise."""
 
     def __init__(
-        self, num_embeddings: int, width: int, *, init: Initializer = initializers.normal(1.0), rng: Generator
+        self, num_embeddings: int, width: int, *, init: Initializer = _STANDARD_NORMAL, rng: Generator
     ) -> None:
         self.weight = Parameter(init((num_embeddings, width), rng))
 
@@ -256,7 +258,7 @@ class Dropout(Module):
         return x if rng is None or self.p == 0 else ops.dropout(x, self.p, rng=rng)
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": ops.relu,
     "sigmoid": ops.sigmoid,
     "tanh": ops.tanh,

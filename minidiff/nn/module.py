@@ -68,8 +68,9 @@ class Module:
                 f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
             )
             raise ValueError(f"{type(self).__name__}: the state does not fit\n  {shown}")
+        moved = {name: _moved(state[name], backend_of(p.data), p.dtype) for name, p in parameters.items()}
         for name, p in parameters.items():
-            p.data = _moved(state[name], backend_of(p.data), p.dtype)
+            p.data = moved[name]
 
     def to(self, device: str | Backend) -> Self:
         """Move the parameters to another device, in place; returns the module itself."""
@@ -80,14 +81,7 @@ class Module:
 
     def __repr__(self) -> str:
         """The tree of modules, with the shapes of their parameters."""
-        lines = [type(self).__name__]
-        for name, child in vars(self).items():
-            if isinstance(child, Parameter):
-                lines.append(f"  {name}: {child.shape}")
-            elif isinstance(child, Module | list):
-                text = repr(child) if isinstance(child, Module) else "\n".join(map(repr, child))
-                lines.append(f"  {name}: " + text.replace("\n", "\n  "))
-        return "\n".join(lines)
+        return "\n".join([type(self).__name__, *_listing(self)])
 
 
 def _moved(array: Array, backend: Backend, dtype: Any) -> Array:
@@ -97,12 +91,27 @@ def _moved(array: Array, backend: Backend, dtype: Any) -> Array:
     return backend.xp.astype(array, find_dtype(backend.xp, dtype))
 
 
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a module or a list holds, under the names that stand in dotted paths."""
+    if isinstance(value, Module):
+        yield from vars(value).items()
+    elif isinstance(value, list | tuple):
+        yield from ((str(index), child) for index, child in enumerate(value))
+
+
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Parameter]]:
     if isinstance(value, Parameter):
         yield path, value
-    elif isinstance(value, Module):
-        for name, child in vars(value).items():
-            yield from _walk(child, f"{path}.{name}" if path else name)
-    elif isinstance(value, list | tuple):
-        for index, child in enumerate(value):
-            yield from _walk(child, f"{path}.{index}" if path else str(index))
+    for name, child in _children(value):
+        yield from _walk(child, f"{path}.{name}" if path else name)
+
+
+def _listing(value: Any) -> Iterator[str]:
+    for name, child in _children(value):
+        if isinstance(child, Parameter):
+            lines = [str(child.shape)]
+        else:
+            lines = repr(child).splitlines() if isinstance(child, Module) else ["", *_listing(child)]
+        if any(lines):
+            yield f"  {name}: {lines[0]}".rstrip()
+            yield from (f"  {line}" for line in lines[1:])

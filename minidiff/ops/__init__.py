@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from minidiff.autodiff import stop_gradient
+from minidiff.backend import get_backend as _get_backend
 from minidiff.ops import constants as _constants
 from minidiff.ops.activation import gelu, log_softmax, relu, sigmoid, silu, softmax
 from minidiff.ops.attention import scaled_dot_product_attention
@@ -90,6 +91,23 @@ from minidiff.ops.shaping import (
     unstack,
 )
 from minidiff.ops.statistics import cumulative_sum, max, mean, min, std, sum, var
+from minidiff.ops.support import find_dtype as _find_dtype
+
+__all__ = [
+    "abs", "acos", "add", "arange", "asarray", "asin", "astype", "atan", "atan2", "avg_pool2d",
+    "binary_cross_entropy_with_logits", "broadcast_arrays", "broadcast_to", "clip", "concat", "conv2d",
+    "conv_transpose2d", "cos", "cosh", "cross_entropy", "cumulative_sum", "divide", "dropout", "e",
+    "embedding", "empty", "empty_like", "erf", "exp", "expand_dims", "expm1", "eye", "finfo", "flip",
+    "full", "full_like", "gelu", "getitem", "group_norm", "huber_loss", "iinfo", "inf", "isdtype",
+    "l1_loss", "layer_norm", "linear", "linspace", "log", "log1p", "log2", "log10", "log_softmax",
+    "logaddexp", "matmul", "matrix_transpose", "max", "max_pool2d", "maximum", "mean", "min", "minimum",
+    "moveaxis", "mse_loss", "multiply", "nan", "negative", "newaxis", "ones", "ones_like", "pad",
+    "permute_dims", "pi", "pow", "reciprocal", "relu", "repeat", "reshape", "result_type", "rms_norm",
+    "roll", "scaled_dot_product_attention", "sigmoid", "silu", "sin", "sinh", "softmax", "sqrt", "square",
+    "squeeze", "stack", "std", "stop_gradient", "subtract", "sum", "take", "take_along_axis", "tan",
+    "tanh", "tensordot", "tile", "tril", "triu", "unstack", "upsample2d", "var", "vecdot", "where",
+    "zeros", "zeros_like",
+]  # fmt: skip
 
 e, inf, nan, newaxis, pi = math.e, math.inf, math.nan, None, math.pi
 
@@ -97,6 +115,7 @@ _DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "bfloat16", "float32", "float64",
 )  # fmt: skip
+__all__ += [*_constants.NAMES, *_DTYPES]
 
 
 def __getattr__(name: str) -> Any:
@@ -104,17 +123,9 @@ def __getattr__(name: str) -> Any:
     if name in _constants.FUNCTIONS:
         return _constants.FUNCTIONS[name]
     if name in _DTYPES:
-        return _constants.find_dtype(_constants.get_backend("cpu").xp, name)
+        return _find_dtype(_get_backend("cpu").xp, name)
     raise AttributeError(f"module 'minidiff.ops' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return __all__
-
-
-__all__ = sorted(
-    {name for name in globals() if not name.startswith("_")}
-    - {"math", "Any"}
-    | set(_constants.NAMES)
-    | set(_DTYPES)
-)

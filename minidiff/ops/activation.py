@@ -8,7 +8,7 @@ from typing import Any
 from minidiff.autodiff import op
 from minidiff.backend import Array
 from minidiff.ops.elementwise import erf
-from minidiff.ops.support import cast, widen
+from minidiff.ops.support import cast, form, widen
 
 
 def logistic(xp: Any, x: Array) -> Array:
@@ -20,8 +20,7 @@ def logistic(xp: Any, x: Array) -> Array:
 def relu(xp: Any, x: Any, /) -> Any:
     """max(x, 0); its gradient at 0 is 0."""
     positive = x > 0
-    zero = xp.zeros_like(x)
-    return xp.where(positive, x, zero), lambda dy: (xp.where(positive, dy, zero),)
+    return xp.where(positive, x, xp.zeros_like(x)), lambda dy: (xp.where(positive, dy, xp.zeros_like(dy)),)
 
 
 @op
@@ -33,7 +32,7 @@ def sigmoid(xp: Any, x: Any, /) -> Any:
 
 @op
 def silu(xp: Any, x: Any, /) -> Any:
-    """x times the logistic sigmoid of x, also called swish [1]_.
+    """The input times its logistic sigmoid, also called swish [1]_.
 
     References
     ----------
@@ -44,9 +43,15 @@ def silu(xp: Any, x: Any, /) -> Any:
     return x * s, lambda dy: (dy * s * (1 + x * (1 - s)),)
 
 
-@op
+def check_gelu(x: Array, *, approximate: str | None) -> None:
+    """The errors of `gelu`."""
+    if approximate not in (None, "tanh"):
+        raise ValueError(f"gelu: approximate must be None or 'tanh', got {approximate!r}")
+
+
+@op(check=check_gelu)
 def gelu(xp: Any, x: Any, /, *, approximate: str | None = None) -> Any:
-    """x times the normal distribution function of x [1]_.
+    """The input times the normal distribution function of it [1]_.
 
     Parameters
     ----------
@@ -63,30 +68,36 @@ def gelu(xp: Any, x: Any, /, *, approximate: str | None = None) -> Any:
     ----------
     .. [1] Hendrycks, Gimpel, "Gaussian error linear units", 2016, arXiv:1606.08415.
     """
-    if approximate == "tanh":
-        c = math.sqrt(2 / math.pi)
-        t = xp.tanh(c * (x + 0.044715 * x * x * x))
-        slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x)
-        return 0.5 * x * (1 + t), lambda dy: (dy * slope,)
-    if approximate is not None:
-        raise ValueError(f"gelu: approximate must be None or 'tanh', got {approximate!r}")
-    phi = 0.5 * (1 + erf.rule(xp, x / math.sqrt(2))[0])  # type: ignore[attr-defined]
-    return x * phi, lambda dy: (dy * (phi + x * xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)),)
+    if approximate is None:
+        phi = 0.5 * (1 + erf.rule(xp, x / math.sqrt(2))[0])  # type: ignore[attr-defined]
+        return x * phi, lambda dy: (dy * (phi + x * xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)),)
+    c, k = math.sqrt(2 / math.pi), 0.044715
+    t = xp.tanh(c * x * (1 + k * x * x))
+
+    def vjp(dy: Array) -> tuple[Array]:
+        return (dy * 0.5 * (1 + t + x * (1 - t * t) * c * (1 + 3 * k * x * x)),)
+
+    return 0.5 * x * (1 + t), vjp
 
 
 @op
 def softmax(xp: Any, x: Any, /, *, axis: int = -1) -> Any:
     """exp(x) / sum(exp(x)) along one axis, in float32 at least."""
-    wide = widen(xp, x)
+    wide, like = widen(xp, x), form(x)
     e = xp.exp(wide - xp.max(wide, axis=axis, keepdims=True))
     p = e / xp.sum(e, axis=axis, keepdims=True)
-    return cast(xp, p, x), lambda dy: (cast(xp, p * (dy - xp.sum(dy * p, axis=axis, keepdims=True)), x),)
+    return cast(xp, p, x), lambda dy: (cast(xp, p * (dy - xp.sum(dy * p, axis=axis, keepdims=True)), like),)
 
 
 @op
 def log_softmax(xp: Any, x: Any, /, *, axis: int = -1) -> Any:
     """log(softmax(x)) without its loss of precision, in float32 at least."""
-    wide = widen(xp, x)
+    wide, like = widen(xp, x), form(x)
     shifted = wide - xp.max(wide, axis=axis, keepdims=True)
     y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
-    return cast(xp, y, x), lambda dy: (cast(xp, dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True), x),)
+
+    def vjp(dy: Array) -> tuple[Array]:
+        dy = widen(xp, dy)
+        return (cast(xp, dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True), like),)
+
+    return cast(xp, y, x), vjp

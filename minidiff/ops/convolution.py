@@ -14,7 +14,16 @@ from typing import Any
 
 from minidiff.autodiff import op
 from minidiff.backend import Array
-from minidiff.ops.support import cast, check_floating, check_images, pair, widen, zeros
+from minidiff.ops.support import (
+    cast,
+    check_at_least,
+    check_floating,
+    check_images,
+    check_shape,
+    pair,
+    widen,
+    zeros,
+)
 
 Size = int | tuple[int, int]
 
@@ -65,17 +74,23 @@ def conv2d_geometry(
     x: Array, weight: Array, bias: Any, stride: Size, padding: Size, dilation: Size, groups: int
 ) -> Geometry:
     """Check the arguments of `conv2d` and lay out its taps."""
-    check_floating("conv2d", x=x, weight=weight, bias=bias)
-    check_images("conv2d", x)
+    _check_arrays("conv2d", x, weight, bias)
     (_, c, h, w), (o, c_weight, kh, kw) = x.shape, weight.shape
     shapes = f"(x {tuple(x.shape)}, weight {tuple(weight.shape)}, groups {groups})"
-    if groups < 1 or o % groups or c != c_weight * groups:
+    if groups < 1 or c % groups or o % groups:
+        raise ValueError(f"conv2d: {groups} groups do not divide {c} input and {o} output channels {shapes}")
+    if c != c_weight * groups:
         raise ValueError(f"conv2d: x has {c} channels but weight expects {c_weight * groups} {shapes}")
-    _check_bias("conv2d", bias, o)
-    s, p, d = pair(stride), pair(padding), pair(dilation)
-    oh, ow = ((n + 2 * q - e * (k - 1) - 1) // t + 1 for n, q, e, k, t in zip((h, w), p, d, (kh, kw), s, strict=True))
+    check_shape("conv2d", "bias", bias, (o,), "for the output channels")
+    s, p, d = _check_steps("conv2d", stride, padding, dilation)
+    oh, ow = (
+        (n + 2 * q - e * (k - 1) - 1) // t + 1
+        for n, q, e, k, t in zip((h, w), p, d, (kh, kw), s, strict=True)
+    )
     if oh < 1 or ow < 1:
-        raise ValueError(f"conv2d: the filter is larger than the padded image {shapes[:-1]}, padding {p}, dilation {d})")
+        raise ValueError(
+            f"conv2d: the filter is larger than the padded image {shapes[:-1]}, padding {p}, dilation {d})"
+        )
     return Geometry((h, w), (oh, ow), (kh, kw), s, p, d, groups)
 
 
@@ -90,15 +105,17 @@ def conv_transpose2d_geometry(
     groups: int,
 ) -> Geometry:
     """Check the arguments of `conv_transpose2d`; its inputs are the outputs of the convolution it transposes."""
-    check_floating("conv_transpose2d", x=x, weight=weight, bias=bias)
-    check_images("conv_transpose2d", x)
+    _check_arrays("conv_transpose2d", x, weight, bias)
     (_, c, h, w), (c_weight, o, kh, kw) = x.shape, weight.shape
     shapes = f"(x {tuple(x.shape)}, weight {tuple(weight.shape)}, groups {groups})"
-    if c != c_weight or groups < 1 or c % groups:
+    if groups < 1 or c % groups:
+        raise ValueError(f"conv_transpose2d: {groups} groups do not divide {c} input channels {shapes}")
+    if c != c_weight:
         raise ValueError(f"conv_transpose2d: x has {c} channels but weight expects {c_weight} {shapes}")
-    _check_bias("conv_transpose2d", bias, o * groups)
-    s, p, d, extra = pair(stride), pair(padding), pair(dilation), pair(output_padding)
-    if any(e >= max(t, q) for e, t, q in zip(extra, s, d, strict=True)):
+    check_shape("conv_transpose2d", "bias", bias, (o * groups,), "for the output channels")
+    s, p, d = _check_steps("conv_transpose2d", stride, padding, dilation)
+    extra = pair(output_padding)
+    if any(not 0 <= e < max(t, q) for e, t, q in zip(extra, s, d, strict=True)):
         raise ValueError(f"conv_transpose2d: output_padding {extra} must be below stride {s} or dilation {d}")
     oh, ow = (
         (n - 1) * t - 2 * q + f * (k - 1) + e + 1
@@ -109,9 +126,18 @@ def conv_transpose2d_geometry(
     return Geometry((oh, ow), (h, w), (kh, kw), s, p, d, groups)
 
 
-def _check_bias(name: str, bias: Any, channels: int) -> None:
-    if bias is not None and tuple(bias.shape) != (channels,):
-        raise ValueError(f"{name}: bias has shape {tuple(bias.shape)} for {channels} output channels")
+def _check_arrays(name: str, x: Array, weight: Array, bias: Any) -> None:
+    check_floating(name, x=x, weight=weight, bias=bias)
+    check_images(name, x)
+    if len(weight.shape) != 4:
+        raise ValueError(f"{name}: expected a weight of four axes, got shape {tuple(weight.shape)}")
+
+
+def _check_steps(name: str, stride: Size, padding: Size, dilation: Size) -> tuple[tuple[int, int], ...]:
+    s, p, d = pair(stride), pair(padding), pair(dilation)
+    check_at_least(name, 1, stride=s, dilation=d)
+    check_at_least(name, 0, padding=p)
+    return s, p, d
 
 
 def _in_groups(xp: Any, x: Array, groups: int) -> Array:
@@ -159,7 +185,8 @@ def _filters(xp: Any, x: Array, y: Array, g: Geometry) -> Array:
     grouped = _in_groups(xp, y, g.groups)
     taps = [
         xp.reshape(
-            xp.sum(xp.matmul(grouped, xp.matrix_transpose(_in_groups(xp, padded[window], g.groups))), axis=0), (o, c)
+            xp.sum(xp.matmul(grouped, xp.matrix_transpose(_in_groups(xp, padded[window], g.groups))), axis=0),
+            (o, c),
         )
         for _, _, window in g.taps()
     ]
@@ -173,7 +200,7 @@ def _add_bias(xp: Any, y: Array, bias: Any) -> Array:
 Thunk = Callable[[], Array]
 
 
-@op
+@op(check=conv2d_geometry)
 def conv2d(
     xp: Any,
     x: Any,
@@ -209,21 +236,20 @@ def conv2d(
         If the dtypes differ or are not floating.
     """
     g = conv2d_geometry(x, weight, bias, stride, padding, dilation, groups)
-    x_wide, weight_wide = widen(xp, x), widen(xp, weight)
-    y = _add_bias(xp, _correlate(xp, x_wide, weight_wide, g), bias)
+    y = _add_bias(xp, _correlate(xp, widen(xp, x), widen(xp, weight), g), bias)
 
     def vjp(dy: Array) -> tuple[Thunk, Thunk, Thunk]:
         dy = widen(xp, dy)
         return (
-            lambda: cast(xp, _spread(xp, dy, weight_wide, g), x),
-            lambda: cast(xp, _filters(xp, x_wide, dy, g), weight),
-            lambda: cast(xp, xp.sum(dy, axis=(0, 2, 3)), bias),
+            lambda: cast(xp, _spread(xp, dy, widen(xp, weight), g), x),
+            lambda: cast(xp, _filters(xp, widen(xp, x), dy, g), weight),
+            lambda: cast(xp, xp.sum(dy, axis=(0, 2, 3)), weight),
         )
 
     return cast(xp, y, x), vjp
 
 
-@op
+@op(check=conv_transpose2d_geometry)
 def conv_transpose2d(
     xp: Any,
     x: Any,
@@ -261,15 +287,14 @@ def conv_transpose2d(
         If the dtypes differ or are not floating.
     """
     g = conv_transpose2d_geometry(x, weight, bias, stride, padding, output_padding, dilation, groups)
-    x_wide, weight_wide = widen(xp, x), widen(xp, weight)
-    y = _add_bias(xp, _spread(xp, x_wide, weight_wide, g), bias)
+    y = _add_bias(xp, _spread(xp, widen(xp, x), widen(xp, weight), g), bias)
 
     def vjp(dy: Array) -> tuple[Thunk, Thunk, Thunk]:
         dy = widen(xp, dy)
         return (
-            lambda: cast(xp, _correlate(xp, dy, weight_wide, g), x),
-            lambda: cast(xp, _filters(xp, dy, x_wide, g), weight),
-            lambda: cast(xp, xp.sum(dy, axis=(0, 2, 3)), bias),
+            lambda: cast(xp, _correlate(xp, dy, widen(xp, weight), g), x),
+            lambda: cast(xp, _filters(xp, dy, widen(xp, x), g), weight),
+            lambda: cast(xp, xp.sum(dy, axis=(0, 2, 3)), weight),
         )
 
     return cast(xp, y, x), vjp

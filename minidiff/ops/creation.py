@@ -13,7 +13,9 @@ from minidiff.ops.support import find_dtype
 def _creator(name: str, doc: str) -> Callable[..., Array]:
     def create(*args: Any, dtype: Any = None, device: str = "cpu", **options: Any) -> Array:
         backend = get_backend(device)
-        host = getattr(get_backend("cpu").xp, name)(*args, dtype=find_dtype(get_backend("cpu").xp, dtype), **options)
+        host = getattr(get_backend("cpu").xp, name)(
+            *args, dtype=find_dtype(get_backend("cpu").xp, dtype), **options
+        )
         return host if backend.device == "cpu" else backend.from_numpy(host)
 
     create.__name__ = create.__qualname__ = name
@@ -21,11 +23,17 @@ def _creator(name: str, doc: str) -> Callable[..., Array]:
     return create
 
 
-arange = _creator("arange", "arange(start, /, stop=None, step=1, *, dtype, device): evenly spaced numbers, stop excluded.")
+arange = _creator(
+    "arange", "arange(start, /, stop=None, step=1, *, dtype, device): evenly spaced numbers, stop excluded."
+)
 empty = _creator("empty", "empty(shape, *, dtype, device): an array whose values are not set.")
-eye = _creator("eye", "eye(n_rows, n_cols=None, /, *, k=0, dtype, device): ones on diagonal k, zeros elsewhere.")
+eye = _creator(
+    "eye", "eye(n_rows, n_cols=None, /, *, k=0, dtype, device): ones on diagonal k, zeros elsewhere."
+)
 full = _creator("full", "full(shape, fill_value, *, dtype, device): one value everywhere.")
-linspace = _creator("linspace", "linspace(start, stop, /, num, *, dtype, device, endpoint=True): `num` numbers.")
+linspace = _creator(
+    "linspace", "linspace(start, stop, /, num, *, dtype, device, endpoint=True): `num` numbers."
+)
 ones = _creator("ones", "ones(shape, *, dtype, device): ones.")
 zeros = _creator("zeros", "zeros(shape, *, dtype, device): zeros.")
 
@@ -53,7 +61,15 @@ def _creator_like(name: str, doc: str) -> Callable[..., Array]:
     return create
 
 
-empty_like = _creator_like("empty_like", "empty_like(x, /, *, dtype): `empty` with the shape, dtype and device of x.")
-full_like = _creator_like("full_like", "full_like(x, /, fill_value, *, dtype): `full` with the shape, dtype and device of x.")
-ones_like = _creator_like("ones_like", "ones_like(x, /, *, dtype): ones with the shape, dtype and device of x.")
-zeros_like = _creator_like("zeros_like", "zeros_like(x, /, *, dtype): zeros with the shape, dtype and device of x.")
+empty_like = _creator_like(
+    "empty_like", "empty_like(x, /, *, dtype): `empty` with the shape, dtype and device of x."
+)
+full_like = _creator_like(
+    "full_like", "full_like(x, /, fill_value, *, dtype): `full` with the shape, dtype and device of x."
+)
+ones_like = _creator_like(
+    "ones_like", "ones_like(x, /, *, dtype): ones with the shape, dtype and device of x."
+)
+zeros_like = _creator_like(
+    "zeros_like", "zeros_like(x, /, *, dtype): zeros with the shape, dtype and device of x."
+)

@@ -6,45 +6,58 @@ import math
 from typing import Any
 
 from minidiff.autodiff import op
-from minidiff.ops.support import as_array, cast, find_dtype, sum_to, widen
+from minidiff.ops.support import as_array, cast, find_dtype, form, sum_to, widen
 
 
 @op
 def add(xp: Any, x1: Any, x2: Any, /) -> Any:
     """x1 + x2, broadcast."""
-    return x1 + x2, lambda dy: (lambda: sum_to(xp, dy, x1), lambda: sum_to(xp, dy, x2))
+    f1, f2 = form(x1), form(x2)
+    return x1 + x2, lambda dy: (lambda: sum_to(xp, dy, f1), lambda: sum_to(xp, dy, f2))
 
 
 @op
 def subtract(xp: Any, x1: Any, x2: Any, /) -> Any:
     """x1 - x2, broadcast."""
-    return x1 - x2, lambda dy: (lambda: sum_to(xp, dy, x1), lambda: sum_to(xp, -dy, x2))
+    f1, f2 = form(x1), form(x2)
+    return x1 - x2, lambda dy: (lambda: sum_to(xp, dy, f1), lambda: sum_to(xp, -dy, f2))
 
 
 @op
 def multiply(xp: Any, x1: Any, x2: Any, /) -> Any:
     """x1 * x2, broadcast."""
-    return x1 * x2, lambda dy: (lambda: sum_to(xp, dy * x2, x1), lambda: sum_to(xp, dy * x1, x2))
+    y = x1 * x2
+    if not hasattr(x2, "dtype"):  # a number: no array is worth remembering
+        return y, lambda dy: (dy * x2,)
+    if not hasattr(x1, "dtype"):
+        return y, lambda dy: (None, dy * x1)
+    return y, lambda dy: (lambda: sum_to(xp, dy * x2, x1), lambda: sum_to(xp, dy * x1, x2))
 
 
 @op
 def divide(xp: Any, x1: Any, x2: Any, /) -> Any:
     """x1 / x2, broadcast."""
-    y = x1 / x2
-    return y, lambda dy: (lambda: sum_to(xp, dy / x2, x1), lambda: sum_to(xp, -dy * y / x2, x2))
+    y, f1 = x1 / x2, form(x1)
+    if not hasattr(x2, "dtype"):
+        return y, lambda dy: (dy / x2,)
+    return y, lambda dy: (lambda: sum_to(xp, dy / x2, f1), lambda: sum_to(xp, -dy * y / x2, x2))
 
 
 @op
 def pow(xp: Any, x1: Any, x2: Any, /) -> Any:
     """x1 to the power x2, broadcast."""
-    y = x1**x2
 
-    def dx2() -> Any:
+    def dx1(dy: Any) -> Any:
+        nonzero = xp.where(x2 == 0, 2 * xp.ones_like(x2), x2) if hasattr(x2, "dtype") else x2 or 2
+        less = nonzero - 1  # but x**0 has slope 0, at 0 too
+        return sum_to(xp, dy * x2 * x1**less, x1)
+
+    def dx2(dy: Any) -> Any:
         base = as_array(xp, x1, x2)
         log = xp.log(xp.where(base > 0, base, xp.ones_like(base)))  # d/dx2 of 0**x2 is taken as 0
-        return y * log
+        return sum_to(xp, dy * x1**x2 * log, x2)
 
-    return y, lambda dy: (lambda: sum_to(xp, dy * x2 * x1 ** (x2 - 1), x1), lambda: sum_to(xp, dy * dx2(), x2))
+    return x1**x2, lambda dy: (lambda: dx1(dy), lambda: dx2(dy))
 
 
 @op
@@ -61,7 +74,7 @@ def abs(xp: Any, x: Any, /) -> Any:
 
 @op
 def square(xp: Any, x: Any, /) -> Any:
-    """x * x."""
+    """The square, x * x."""
     return xp.square(x), lambda dy: (dy * 2 * x,)
 
 
@@ -81,14 +94,14 @@ def reciprocal(xp: Any, x: Any, /) -> Any:
 
 @op
 def exp(xp: Any, x: Any, /) -> Any:
-    """e to the power x."""
+    """The exponential function, e to the power x."""
     y = xp.exp(x)
     return y, lambda dy: (dy * y,)
 
 
 @op
 def expm1(xp: Any, x: Any, /) -> Any:
-    """e to the power x, minus 1."""
+    """The exponential function minus 1, exact near 0."""
     y = xp.expm1(x)
     return y, lambda dy: (dy * (y + 1),)
 
@@ -206,21 +219,27 @@ def minimum(xp: Any, x1: Any, x2: Any, /) -> Any:
 
 
 def _choose(xp: Any, choose: Any, x1: Any, x2: Any) -> Any:
-    like = x1 if hasattr(x1, "dtype") else x2
-    a, b = as_array(xp, x1, like), as_array(xp, x2, like)
+    a, b = _both_arrays(xp, x1, x2)
     y = choose(a, b)
 
     def share(dy: Any, x: Any) -> Any:
         """`dy` where x was chosen, half of it where both were, else 0."""
-        won = xp.astype(x == y, dy.dtype)
-        return dy * won / (xp.astype(a == y, dy.dtype) + xp.astype(b == y, dy.dtype))
+        return dy * xp.astype(x == y, dy.dtype) * (1 - 0.5 * xp.astype(a == b, dy.dtype))
 
-    return y, lambda dy: (lambda: sum_to(xp, share(dy, a), x1), lambda: sum_to(xp, share(dy, b), x2))
+    return y, lambda dy: (lambda: sum_to(xp, share(dy, a), a), lambda: sum_to(xp, share(dy, b), b))
+
+
+def _both_arrays(xp: Any, x1: Any, x2: Any) -> tuple[Any, Any]:
+    """A Python number among the two as an array of the other's dtype."""
+    like = x1 if hasattr(x1, "dtype") else x2
+    if not hasattr(like, "dtype"):
+        raise TypeError(f"expected at least one array to choose from, got {x1!r} and {x2!r}")
+    return as_array(xp, x1, like), as_array(xp, x2, like)
 
 
 @op
 def clip(xp: Any, x: Any, /, min: Any = None, max: Any = None) -> Any:
-    """x limited to [min, max]; no gradient outside. The limits are Python numbers, arrays or None."""
+    """Limit x to [min, max]; no gradient outside. The limits are Python numbers, constant arrays or None."""
     y = x
     if min is not None:
         y = xp.maximum(y, as_array(xp, min, x))
@@ -232,30 +251,36 @@ def clip(xp: Any, x: Any, /, min: Any = None, max: Any = None) -> Any:
 @op
 def where(xp: Any, condition: Any, x1: Any, x2: Any, /) -> Any:
     """x1 where `condition` holds, x2 elsewhere, broadcast."""
-    like = x1 if hasattr(x1, "dtype") else x2
-    y = xp.where(condition, as_array(xp, x1, like), as_array(xp, x2, like))
+    a, b = _both_arrays(xp, x1, x2)
+    f1, f2 = form(a), form(b)
 
-    def side(dy: Any, x: Any, chosen: Any) -> Any:
-        return sum_to(xp, xp.where(chosen, dy, xp.zeros_like(dy)), x)
+    def side(dy: Any, like: Any, chosen: Any) -> Any:
+        return sum_to(xp, xp.where(chosen, dy, xp.zeros_like(dy)), like)
 
-    return y, lambda dy: (
+    return xp.where(condition, a, b), lambda dy: (
         None,
-        lambda: side(dy, x1, condition),
-        lambda: side(dy, x2, xp.logical_not(condition)),
+        lambda: side(dy, f1, condition),
+        lambda: side(dy, f2, xp.logical_not(condition)),
     )
 
 
 @op
 def astype(xp: Any, x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
-    """x in another dtype, given as an object of any library or by name; its gradient has the dtype of x."""
-    y = xp.astype(x, find_dtype(xp, dtype), copy=copy)
-    return y, lambda dy: (cast(xp, dy, x),)
+    """Convert x to another dtype, given as an object of any library or by name; its gradient has the dtype of x."""
+    like = form(x)
+    return xp.astype(x, find_dtype(xp, dtype), copy=copy), lambda dy: (cast(xp, dy, like),)
 
 
 # W. J. Cody, "Rational Chebyshev approximations for the error function", Mathematics of
 # Computation 23 (1969), pages 631 to 637: coefficients of highest degree first.
 _CENTRE = (
-    (1.85777706184603153e-1, 3.16112374387056560, 113.864154151050156, 377.485237685302021, 3209.37758913846947),
+    (
+        1.85777706184603153e-1,
+        3.16112374387056560,
+        113.864154151050156,
+        377.485237685302021,
+        3209.37758913846947,
+    ),
     (1.0, 23.6012909523441209, 244.024637934444173, 1282.61652607737228, 2844.23683343917062),
 )
 _SLOPE = (
@@ -307,4 +332,5 @@ def erf(xp: Any, x: Any, /) -> Any:
     )
     bell = xp.exp(-xp.where(a < 9.0, a * a, 81 * ones))
     y = cast(xp, xp.where(near, centre, xp.sign(z) * (1 - bell * slope)), x)
-    return y, lambda dy: (dy * cast(xp, bell, x) * (2 / math.sqrt(math.pi)),)
+    like = form(x)
+    return y, lambda dy: (cast(xp, dy * bell * (2 / math.sqrt(math.pi)), like),)

@@ -10,7 +10,7 @@ from minidiff.backend import Array
 from minidiff.ops.elementwise import multiply
 from minidiff.ops.shaping import permute_dims, reshape
 from minidiff.ops.statistics import sum
-from minidiff.ops.support import check_floating, sum_to
+from minidiff.ops.support import cast, check_floating, check_shape, normal_axes, sum_to, widen
 
 
 @op
@@ -22,27 +22,37 @@ def matmul(xp: Any, x1: Any, x2: Any, /) -> Any:
         raise ValueError(f"matmul: the inner lengths differ ({tuple(x1.shape)} @ {tuple(x2.shape)})")
     a = x1[None, :] if x1.ndim == 1 else x1
     b = x2[:, None] if x2.ndim == 1 else x2
-    y = xp.matmul(a, b)
-    full = y.shape
+    y = xp.matmul(widen(xp, a), widen(xp, b))
+    y = cast(xp, y, x1) if x1.dtype == x2.dtype else y
+    full = tuple(y.shape)
     lost = ((-2,) if x1.ndim == 1 else ()) + ((-1,) if x2.ndim == 1 else ())
 
     def vjp(dy: Array) -> tuple[Any, ...]:
-        dy = xp.reshape(dy, full)
+        dy = widen(xp, xp.reshape(dy, full))
 
         def dx1() -> Array:
-            return xp.reshape(sum_to(xp, xp.matmul(dy, xp.matrix_transpose(b)), a), x1.shape)
+            return xp.reshape(sum_to(xp, xp.matmul(dy, xp.matrix_transpose(widen(xp, b))), a), x1.shape)
 
         def dx2() -> Array:
-            return xp.reshape(sum_to(xp, xp.matmul(xp.matrix_transpose(a), dy), b), x2.shape)
+            return xp.reshape(sum_to(xp, xp.matmul(xp.matrix_transpose(widen(xp, a)), dy), b), x2.shape)
 
         return dx1, dx2
 
     return xp.squeeze(y, axis=lost) if lost else y, vjp
 
 
-@op
+def check_linear(x: Array, weight: Array, bias: Any) -> None:
+    """The errors of `linear`."""
+    check_floating("linear", x=x, weight=weight, bias=bias)
+    if len(weight.shape) != 2 or not x.shape or x.shape[-1] != weight.shape[1]:
+        shapes = f"x has shape {tuple(x.shape)}, weight {tuple(weight.shape)}"
+        raise ValueError(f"linear: expected x (..., C) and weight (O, C), but {shapes}")
+    check_shape("linear", "bias", bias, (weight.shape[0],), "for the rows of weight")
+
+
+@op(check=check_linear)
 def linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
-    """x @ weight.T + bias over the last axis.
+    """Multiply the last axis by a matrix, x @ weight.T + bias.
 
     Parameters
     ----------
@@ -57,35 +67,32 @@ def linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     Raises
     ------
     ValueError
-        If the widths differ.
+        If the widths differ, or `bias` has not one number for each.
     TypeError
         If the dtypes differ or are not floating.
     """
-    check_floating("linear", x=x, weight=weight, bias=bias)
     out, width = weight.shape
-    if x.shape[-1] != width:
-        raise ValueError(f"linear: x has width {x.shape[-1]} but weight expects {width} (x has shape {tuple(x.shape)})")
-    rows = xp.reshape(x, (-1, width))
-    y = xp.matmul(rows, weight.T)
-    if bias is not None:
-        y = y + bias
+    lead = tuple(x.shape[:-1])
+    rows = xp.reshape(x, (math.prod(lead), width))
+    y = xp.matmul(widen(xp, rows), widen(xp, weight).T)
+    y = cast(xp, y if bias is None else y + widen(xp, bias), x)
 
     def vjp(dy: Array) -> tuple[Any, ...]:
-        dy = xp.reshape(dy, (-1, out))
+        dy = widen(xp, xp.reshape(dy, (math.prod(lead), out)))
         return (
-            lambda: xp.reshape(xp.matmul(dy, weight), x.shape),
-            lambda: xp.matmul(dy.T, rows),
-            lambda: xp.sum(dy, axis=0),
+            lambda: cast(xp, xp.reshape(xp.matmul(dy, widen(xp, weight)), (*lead, width)), weight),
+            lambda: cast(xp, xp.matmul(dy.T, widen(xp, rows)), weight),
+            lambda: cast(xp, xp.sum(dy, axis=0), weight),
         )
 
-    return xp.reshape(y, (*x.shape[:-1], out)), vjp
+    return xp.reshape(y, (*lead, out)), vjp
 
 
 def tensordot(x1: Any, x2: Any, /, *, axes: int | tuple[tuple[int, ...], tuple[int, ...]] = 2) -> Any:
     """Sum of products over `axes`: the last n of x1 with the first n of x2, or two tuples of axes."""
     if isinstance(axes, int):
         axes = (tuple(range(x1.ndim - axes, x1.ndim)), tuple(range(axes)))
-    left, right = ([a % x.ndim for a in side] for x, side in zip((x1, x2), axes, strict=True))
+    left, right = (normal_axes(tuple(side), x.ndim) for x, side in zip((x1, x2), axes, strict=True))
     keep1 = [i for i in range(x1.ndim) if i not in left]
     keep2 = [i for i in range(x2.ndim) if i not in right]
     inner = math.prod(x1.shape[i] for i in left)

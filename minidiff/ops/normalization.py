@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from minidiff.autodiff import op
 from minidiff.backend import Array
 from minidiff.ops.activation import silu
-from minidiff.ops.support import cast, check_floating, normal_axes, sum_to, widen
+from minidiff.ops.support import Form, cast, check_floating, check_shape, form, normal_axes, sum_to, widen
 
 
 def _standardize(
@@ -32,7 +33,25 @@ def _standardize(
     return x_hat, vjp
 
 
-@op
+def check_group_norm(
+    x: Array, weight: Any, bias: Any, *, groups: int, eps: float, activation: str | None
+) -> None:
+    """The errors of `group_norm`."""
+    check_floating("group_norm", x=x, weight=weight, bias=bias)
+    if len(x.shape) < 2:
+        raise ValueError(f"group_norm: expected x of shape (N, C, ...), got shape {tuple(x.shape)}")
+    c = x.shape[1]
+    if groups < 1 or c % groups:
+        raise ValueError(
+            f"group_norm: {groups} groups do not divide {c} channels (x has shape {tuple(x.shape)})"
+        )
+    check_shape("group_norm", "weight", weight, (c,), "for the channels of x")
+    check_shape("group_norm", "bias", bias, (c,), "for the channels of x")
+    if activation not in (None, "silu"):
+        raise ValueError(f"group_norm: activation must be None or 'silu', got {activation!r}")
+
+
+@op(check=check_group_norm)
 def group_norm(
     xp: Any,
     x: Any,
@@ -73,33 +92,22 @@ def group_norm(
     ----------
     .. [1] Wu, He, "Group normalization", 2018, arXiv:1803.08494, equations 1 and 2.
     """
-    check_group_norm(x, weight, bias, groups, activation)
-    n, c = x.shape[:2]
-    wide = widen(xp, x)
-    grouped = xp.reshape(wide, (n, groups, c // groups * math.prod(x.shape[2:])))
-    x_hat, back = _standardize(xp, grouped, (2,), eps)
-    x_hat = xp.reshape(x_hat, x.shape)
-    per_channel = (c,) + (1,) * (x.ndim - 2)
-    y, affine_vjp = _affine(xp, x_hat, weight, bias, per_channel)
+    like = form(x)
+    n, c, *image = like.shape
+    grouped = (n, groups, c // groups * math.prod(image))
+    x_hat, back = _standardize(xp, xp.reshape(widen(xp, x), grouped), (2,), eps)
+    y, affine_vjp = _affine(xp, xp.reshape(x_hat, like.shape), weight, bias, (c, *[1] * len(image)))
     y, silu_vjp = silu.rule(xp, y) if activation else (y, lambda dy: (dy,))  # type: ignore[attr-defined]
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         dx_hat, dweight, dbias = affine_vjp(silu_vjp(widen(xp, dy))[0])
-        return lambda: cast(xp, xp.reshape(back(xp.reshape(dx_hat, grouped.shape)), x.shape), x), dweight, dbias
+        return (
+            lambda: cast(xp, xp.reshape(back(xp.reshape(dx_hat, grouped)), like.shape), like),
+            dweight,
+            dbias,
+        )
 
     return cast(xp, y, x), vjp
-
-
-def check_group_norm(x: Array, weight: Any, bias: Any, groups: int, activation: str | None) -> None:
-    """The errors of `group_norm`."""
-    check_floating("group_norm", x=x, weight=weight, bias=bias)
-    c = x.shape[1]
-    if groups < 1 or c % groups:
-        raise ValueError(f"group_norm: {groups} groups do not divide {c} channels (x has shape {tuple(x.shape)})")
-    if weight is not None and tuple(weight.shape) != (c,):
-        raise ValueError(f"group_norm: weight has shape {tuple(weight.shape)} for {c} channels")
-    if activation not in (None, "silu"):
-        raise ValueError(f"group_norm: activation must be None or 'silu', got {activation!r}")
 
 
 def _affine(
@@ -112,7 +120,7 @@ def _affine(
         y = y + xp.reshape(widen(xp, bias), shape)
 
     def gather(d: Array, like: Array) -> Array:
-        return cast(xp, xp.reshape(sum_to(xp, d, xp.reshape(like, shape)), like.shape), like)
+        return xp.reshape(sum_to(xp, d, Form(shape, like.dtype)), like.shape)
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         return (
@@ -124,9 +132,28 @@ def _affine(
     return y, vjp
 
 
-@op
+def check_last_axes(
+    name: str, x: Array, weight: Any, bias: Any = None, *, axis: int | tuple[int, ...], eps: float
+) -> None:
+    """The errors of `layer_norm` and `rms_norm`."""
+    check_floating(name, x=x, weight=weight, bias=bias)
+    axes = normal_axes(axis, x.ndim)
+    if sorted(axes) != list(range(x.ndim - len(axes), x.ndim)):
+        raise ValueError(f"{name}: axis {axis} are not the last axes of an array of shape {tuple(x.shape)}")
+    last = tuple(x.shape[x.ndim - len(axes) :])
+    check_shape(name, "weight", weight, last, "for the last axes of x")
+    check_shape(name, "bias", bias, last, "for the last axes of x")
+
+
+@op(check=partial(check_last_axes, "layer_norm"))
 def layer_norm(
-    xp: Any, x: Any, weight: Any = None, bias: Any = None, *, axis: int | tuple[int, ...] = -1, eps: float = 1e-5
+    xp: Any,
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    eps: float = 1e-5,
 ) -> Any:
     """Normalize each position over its last axes, then scale and shift by element [1]_.
 
@@ -148,11 +175,13 @@ def layer_norm(
     ----------
     .. [1] Ba, Kiros, Hinton, "Layer normalization", 2016, arXiv:1607.06450, equation 3.
     """
-    return _over_last_axes("layer_norm", xp, x, weight, bias, axis, eps, centre=True)
+    return _over_last_axes(xp, x, weight, bias, axis, eps, centre=True)
 
 
-@op
-def rms_norm(xp: Any, x: Any, weight: Any = None, *, axis: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Any:
+@op(check=partial(check_last_axes, "rms_norm"))
+def rms_norm(
+    xp: Any, x: Any, weight: Any = None, *, axis: int | tuple[int, ...] = -1, eps: float = 1e-5
+) -> Any:
     """Divide each position by the root of its mean square over the last axes, then scale by element [1]_.
 
     Parameters
@@ -168,24 +197,18 @@ def rms_norm(xp: Any, x: Any, weight: Any = None, *, axis: int | tuple[int, ...]
     ----------
     .. [1] Zhang, Sennrich, "Root mean square layer normalization", 2019, arXiv:1910.07467, equation 4.
     """
-    return _over_last_axes("rms_norm", xp, x, weight, None, axis, eps, centre=False)
+    return _over_last_axes(xp, x, weight, None, axis, eps, centre=False)
 
 
 def _over_last_axes(
-    name: str, xp: Any, x: Array, weight: Any, bias: Any, axis: int | tuple[int, ...], eps: float, *, centre: bool
+    xp: Any, x: Array, weight: Any, bias: Any, axis: int | tuple[int, ...], eps: float, *, centre: bool
 ) -> Any:
-    check_floating(name, x=x, weight=weight, bias=bias)
-    axes = normal_axes(axis, x.ndim)
-    last = tuple(x.shape[x.ndim - len(axes) :])
-    if sorted(axes) != list(range(x.ndim - len(axes), x.ndim)):
-        raise ValueError(f"{name}: axis {axis} are not the last axes of an array of shape {tuple(x.shape)}")
-    if weight is not None and tuple(weight.shape) != last:
-        raise ValueError(f"{name}: weight has shape {tuple(weight.shape)}, the last axes of x are {last}")
+    axes, like = normal_axes(axis, x.ndim), form(x)
     x_hat, back = _standardize(xp, widen(xp, x), axes, eps, centre=centre)
-    y, affine_vjp = _affine(xp, x_hat, weight, bias, last)
+    y, affine_vjp = _affine(xp, x_hat, weight, bias, like.shape[x.ndim - len(axes) :])
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         dx_hat, dweight, dbias = affine_vjp(widen(xp, dy))
-        return lambda: cast(xp, back(dx_hat), x), dweight, dbias
+        return lambda: cast(xp, back(dx_hat), like), dweight, dbias
 
     return cast(xp, y, x), vjp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,21 +10,33 @@ import numpy as np
 from minidiff.autodiff import op
 from minidiff.backend import Array
 from minidiff.ops.convolution import Geometry, Size
-from minidiff.ops.support import cast, check_floating, check_images, constant, pair, widen, zeros
+from minidiff.ops.support import (
+    cast,
+    check_at_least,
+    check_floating,
+    check_images,
+    constant,
+    form,
+    pair,
+    widen,
+    zeros,
+)
 
 
-def _pooling(name: str, x: Array, kernel: Size, stride: Size | None) -> Geometry:
+def pooling_geometry(name: str, x: Array, kernel: Size, stride: Size | None) -> Geometry:
+    """Check the arguments of a pooling and lay out its windows."""
     check_floating(name, x=x)
     check_images(name, x)
     k = pair(kernel)
     s = k if stride is None else pair(stride)
+    check_at_least(name, 1, kernel=k, stride=s)
     h, w = x.shape[2:]
     if h < k[0] or w < k[1]:
         raise ValueError(f"{name}: a window of {k} pixels does not fit into x of shape {tuple(x.shape)}")
     return Geometry((h, w), ((h - k[0]) // s[0] + 1, (w - k[1]) // s[1] + 1), k, s, (0, 0), (1, 1), 1)
 
 
-@op
+@op(check=partial(pooling_geometry, "max_pool2d"))
 def max_pool2d(xp: Any, x: Any, kernel: Size, *, stride: Size | None = None) -> Any:
     """The greatest pixel of each window; the first of equal ones gets the gradient.
 
@@ -37,7 +50,7 @@ def max_pool2d(xp: Any, x: Any, kernel: Size, *, stride: Size | None = None) -> 
     -------
     array, shape (N, C, (H - KH) // stride + 1, (W - KW) // stride + 1)
     """
-    g = _pooling("max_pool2d", x, kernel, stride)
+    g = pooling_geometry("max_pool2d", x, kernel, stride)
     windows = [window for _, _, window in g.taps()]
     y = x[windows[0]]
     for window in windows[1:]:
@@ -55,7 +68,7 @@ def max_pool2d(xp: Any, x: Any, kernel: Size, *, stride: Size | None = None) -> 
     return y, vjp
 
 
-@op
+@op(check=partial(pooling_geometry, "avg_pool2d"))
 def avg_pool2d(xp: Any, x: Any, kernel: Size, *, stride: Size | None = None) -> Any:
     """The mean of each window.
 
@@ -69,24 +82,33 @@ def avg_pool2d(xp: Any, x: Any, kernel: Size, *, stride: Size | None = None) -> 
     -------
     array, shape (N, C, (H - KH) // stride + 1, (W - KW) // stride + 1)
     """
-    g = _pooling("avg_pool2d", x, kernel, stride)
-    wide = widen(xp, x)
+    g = pooling_geometry("avg_pool2d", x, kernel, stride)
+    wide, like = widen(xp, x), form(x)
     share = 1 / (g.kernel[0] * g.kernel[1])
     y = zeros(xp, (*x.shape[:2], *g.outputs), wide)
     for _, _, window in g.taps():
         y += wide[window]
 
     def vjp(dy: Array) -> tuple[Array]:
-        dx = zeros(xp, x.shape, wide)
         part = widen(xp, dy) * share
+        dx = zeros(xp, like.shape, part)
         for _, _, window in g.taps():
             dx[window] += part
-        return (cast(xp, dx, x),)
+        return (cast(xp, dx, like),)
 
     return cast(xp, y * share, x), vjp
 
 
-@op
+def check_upsample2d(x: Array, scale: int, *, mode: str) -> None:
+    """The errors of `upsample2d`."""
+    check_floating("upsample2d", x=x)
+    check_images("upsample2d", x)
+    check_at_least("upsample2d", 1, scale=scale)
+    if mode not in ("nearest", "bilinear"):
+        raise ValueError(f"upsample2d: mode must be 'nearest' or 'bilinear', got {mode!r}")
+
+
+@op(check=check_upsample2d)
 def upsample2d(xp: Any, x: Any, scale: int, *, mode: str = "nearest") -> Any:
     """Enlarge images by a whole factor.
 
@@ -106,19 +128,11 @@ def upsample2d(xp: Any, x: Any, scale: int, *, mode: str = "nearest") -> Any:
     ValueError
         If `scale` is below 1 or `mode` is unknown.
     """
-    check_floating("upsample2d", x=x)
-    check_images("upsample2d", x)
-    if scale < 1:
-        raise ValueError(f"upsample2d: scale must be at least 1, got {scale}")
     n, c, h, w = x.shape
     if mode == "nearest":
         apart = (n, c, h, scale, w, scale)
-        y = xp.broadcast_to(x[:, :, :, None, :, None], apart)
-        return xp.reshape(y, (n, c, h * scale, w * scale)), lambda dy: (
-            xp.sum(xp.reshape(dy, apart), axis=(3, 5), dtype=dy.dtype),
-        )
-    if mode != "bilinear":
-        raise ValueError(f"upsample2d: mode must be 'nearest' or 'bilinear', got {mode!r}")
+        y = xp.reshape(xp.broadcast_to(x[:, :, :, None, :, None], apart), (n, c, h * scale, w * scale))
+        return y, lambda dy: (cast(xp, xp.sum(xp.reshape(widen(xp, dy), apart), axis=(3, 5)), dy),)
     rows, columns = (constant(xp, _bilinear_matrix(size, scale), x) for size in (h, w))
     y = xp.matmul(xp.matmul(rows, x), columns.T)
     return y, lambda dy: (xp.matmul(xp.matmul(rows.T, dy), columns),)
@@ -127,4 +141,4 @@ def upsample2d(xp: Any, x: Any, scale: int, *, mode: str = "nearest") -> Any:
 def _bilinear_matrix(size: int, scale: int) -> np.ndarray[Any, Any]:
     """Weights (size * scale, size) of linear interpolation at pixel centres."""
     centres = np.clip((np.arange(size * scale) + 0.5) / scale - 0.5, 0, size - 1)
-    return np.maximum(0.0, 1 - np.abs(centres[:, None] - np.arange(size)))
+    return np.asarray(np.maximum(0.0, 1 - np.abs(centres[:, None] - np.arange(size))))

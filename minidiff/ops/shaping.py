@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from minidiff.autodiff import op
 from minidiff.backend import Array
-from minidiff.ops.support import normal_axes, sum_to, zeros
+from minidiff.ops.support import cast, device, dtype_name, form, normal_axes, normal_axis, sum_to, zeros
+
+
+def _at(axis: int, ndim: int, index: int | slice) -> tuple[int | slice, ...]:
+    """The key that takes `index` along one axis and everything along the others."""
+    key: list[int | slice] = [slice(None)] * ndim
+    key[axis] = index
+    return tuple(key)
 
 
 @op
 def reshape(xp: Any, x: Any, /, shape: tuple[int, ...]) -> Any:
     """The same elements, in row-major order, under another shape; one length may be -1."""
-    return xp.reshape(x, shape), lambda dy: (xp.reshape(dy, x.shape),)
+    before = tuple(x.shape)
+    return xp.reshape(x, tuple(shape)), lambda dy: (xp.reshape(dy, before),)
 
 
 @op
 def permute_dims(xp: Any, x: Any, /, axes: tuple[int, ...]) -> Any:
     """Axis i of the result is axis `axes[i]` of x."""
     inverse = tuple(sorted(range(len(axes)), key=normal_axes(tuple(axes), x.ndim).__getitem__))
-    return xp.permute_dims(x, axes), lambda dy: (xp.permute_dims(dy, inverse),)
+    return xp.permute_dims(x, tuple(axes)), lambda dy: (xp.permute_dims(dy, inverse),)
 
 
 def matrix_transpose(x: Any, /) -> Any:
@@ -40,41 +49,49 @@ def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int
 @op
 def expand_dims(xp: Any, x: Any, /, *, axis: int = 0) -> Any:
     """Insert an axis of length 1."""
-    return xp.expand_dims(x, axis=axis), lambda dy: (xp.reshape(dy, x.shape),)
+    before = tuple(x.shape)
+    return xp.expand_dims(x, axis=axis), lambda dy: (xp.reshape(dy, before),)
 
 
 @op
 def squeeze(xp: Any, x: Any, /, axis: int | tuple[int, ...]) -> Any:
     """Remove axes of length 1."""
-    return xp.squeeze(x, axis=axis), lambda dy: (xp.reshape(dy, x.shape),)
+    before = tuple(x.shape)
+    return xp.squeeze(x, axis=axis), lambda dy: (xp.reshape(dy, before),)
 
 
 @op
 def concat(xp: Any, *arrays: Any, axis: int = 0) -> Any:
     """Join a sequence of arrays along an axis that they have."""
-    axis = axis % arrays[0].ndim
-    ends = np.cumsum([a.shape[axis] for a in arrays]).tolist()
+    ndim = arrays[0].ndim
+    axis = normal_axis(axis, ndim)
+    forms = [form(a) for a in arrays]
+    ends = accumulate(f.shape[axis] for f in forms)
+    keys = [_at(axis, ndim, slice(end - f.shape[axis], end)) for end, f in zip(ends, forms, strict=True)]
 
-    def part(dy: Array, end: int, length: int) -> Any:
-        return lambda: dy[(slice(None),) * axis + (slice(end - length, end),)]
+    def vjp(dy: Array) -> list[Array]:
+        return [cast(xp, dy[key], f) for key, f in zip(keys, forms, strict=True)]
 
-    return xp.concat(arrays, axis=axis), lambda dy: [
-        part(dy, e, a.shape[axis]) for e, a in zip(ends, arrays, strict=True)
-    ]
+    return xp.concat(arrays, axis=axis), vjp
 
 
 @op
 def stack(xp: Any, *arrays: Any, axis: int = 0) -> Any:
     """Join a sequence of arrays of one shape along a new axis."""
-    y = xp.stack(arrays, axis=axis)
-    before = (slice(None),) * (axis % y.ndim)
-    return y, lambda dy: [dy[(*before, i)] for i in range(len(arrays))]
+    forms = [form(a) for a in arrays]
+    ndim = forms[0].ndim + 1
+    axis = normal_axis(axis, ndim)
+
+    def vjp(dy: Array) -> list[Array]:
+        return [cast(xp, dy[_at(axis, ndim, i)], f) for i, f in enumerate(forms)]
+
+    return xp.stack(arrays, axis=axis), vjp
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
     """The slices of x along an axis, as a tuple of arrays."""
-    before = (slice(None),) * (axis % x.ndim)
-    return tuple(getitem(x, (*before, i)) for i in range(x.shape[axis]))
+    axis = normal_axis(axis, x.ndim)
+    return tuple(getitem(x, _at(axis, x.ndim, i)) for i in range(x.shape[axis]))
 
 
 @op
@@ -92,8 +109,9 @@ def roll(xp: Any, x: Any, /, shift: Any, *, axis: Any = None) -> Any:
 
 @op
 def broadcast_to(xp: Any, x: Any, /, shape: tuple[int, ...]) -> Any:
-    """x repeated, without a copy where the library can, to a longer shape."""
-    return xp.broadcast_to(x, shape), lambda dy: (sum_to(xp, dy, x),)
+    """Repeat x, without a copy where the library can, to a longer shape."""
+    like = form(x)
+    return xp.broadcast_to(x, tuple(shape)), lambda dy: (sum_to(xp, dy, like),)
 
 
 def broadcast_arrays(*arrays: Any) -> list[Any]:
@@ -104,7 +122,7 @@ def broadcast_arrays(*arrays: Any) -> list[Any]:
 
 def repeat(x: Any, repeats: int, /, *, axis: int) -> Any:
     """Each element `repeats` times in a row along `axis`."""
-    axis = axis % x.ndim
+    axis = normal_axis(axis, x.ndim)
     longer = (*x.shape[: axis + 1], repeats, *x.shape[axis + 1 :])
     return reshape(
         broadcast_to(expand_dims(x, axis=axis + 1), longer),
@@ -113,22 +131,27 @@ def repeat(x: Any, repeats: int, /, *, axis: int) -> Any:
 
 
 def tile(x: Any, repetitions: tuple[int, ...], /) -> Any:
-    """x laid side by side, `repetitions[i]` times along axis i (counted from the last, as in the standard)."""
+    """Lay x side by side, `repetitions[i]` times along axis i (counted from the last, as in the standard)."""
     ndim = max(x.ndim, len(repetitions))
     shape = (1,) * (ndim - x.ndim) + tuple(x.shape)
     counts = (1,) * (ndim - len(repetitions)) + tuple(repetitions)
     apart = reshape(x, tuple(n for length in shape for n in (1, length)))
-    spread = broadcast_to(apart, tuple(n for c, length in zip(counts, shape, strict=True) for n in (c, length)))
+    spread = broadcast_to(
+        apart, tuple(n for c, length in zip(counts, shape, strict=True) for n in (c, length))
+    )
     return reshape(spread, tuple(c * length for c, length in zip(counts, shape, strict=True)))
-
 
 
 @op
 def pad(xp: Any, x: Any, /, pad_width: Sequence[tuple[int, int]], *, value: float = 0.0) -> Any:
-    """Put `value` around x: `pad_width[i]` is how many before and after along axis i."""
-    shape = [n + before + after for n, (before, after) in zip(x.shape, pad_width, strict=True)]
+    """Put `value` around x: `pad_width[i]` is how many before and after along axis i, each 0 or more."""
+    if len(pad_width) != x.ndim or any(n < 0 for sides in pad_width for n in sides):
+        raise ValueError(
+            f"pad: expected {x.ndim} pairs of numbers from 0 for shape {tuple(x.shape)}, got {pad_width}"
+        )
+    shape = tuple(n + before + after for n, (before, after) in zip(x.shape, pad_width, strict=True))
     inside = tuple(slice(before, before + n) for n, (before, _) in zip(x.shape, pad_width, strict=True))
-    y = zeros(xp, shape, x) + value if value else zeros(xp, shape, x)
+    y = xp.full(shape, value, dtype=x.dtype, device=device(x))
     y[inside] = x
     return y, lambda dy: (dy[inside],)
 
@@ -139,12 +162,19 @@ def getitem(xp: Any, x: Any, key: Any, /) -> Any:
 
     Rows chosen by an integer array are `take` or `embedding`.
     """
-    if any(hasattr(k, "dtype") and not xp.isdtype(k.dtype, "bool") for k in (key if isinstance(key, tuple) else (key,))):
-        raise TypeError("getitem: a key may not hold integer arrays; use ops.take(x, indices, axis=...)")
+    for k in key if isinstance(key, tuple) else (key,):
+        plain = k is None or k is ... or isinstance(k, int | slice | np.integer)
+        if not plain and not (hasattr(k, "dtype") and dtype_name(k.dtype) == "bool"):
+            raise TypeError(
+                f"getitem: a key holds integers, slices, ..., None or a boolean array, not {type(k).__name__} "
+                "of numbers; for those use ops.take(x, indices, axis=...)"
+            )
+    shape = tuple(x.shape)
 
     def vjp(dy: Array) -> tuple[Array]:
-        dx = zeros(xp, x.shape, dy)
-        dx[key] = dy
+        dx = zeros(xp, shape, dy)
+        old = tuple(k for k in key if k is not None) if isinstance(key, tuple) else key
+        dx[old] = xp.reshape(dy, dx[old].shape)  # the standard has no new axes on the left of `=`
         return (dx,)
 
     return x[key], vjp

@@ -80,19 +80,24 @@ def cast(xp: Any, x: Array, like: Form | Array) -> Array:
     return x if x.dtype == like.dtype else xp.astype(x, like.dtype)
 
 
+def device(x: Array) -> Any:
+    """Where `x` lives, an object of its own library."""
+    return array_api_compat.device(x)
+
+
 def zeros(xp: Any, shape: Sequence[int], like: Array) -> Array:
     """Zeros of `shape`, with the dtype and on the device of `like`."""
-    return xp.zeros(tuple(shape), dtype=like.dtype, device=array_api_compat.device(like))
+    return xp.zeros(tuple(shape), dtype=like.dtype, device=device(like))
 
 
 def constant(xp: Any, host: np.ndarray[Any, Any], like: Array) -> Array:
     """A small host array, with the dtype and on the device of `like`."""
-    return xp.asarray(host.tolist(), dtype=like.dtype, device=array_api_compat.device(like))
+    return xp.asarray(host.tolist(), dtype=like.dtype, device=device(like))
 
 
 def numbers(xp: Any, count: int, like: Array) -> Array:
     """0 to `count` - 1, int64, on the device of `like`."""
-    return xp.arange(count, dtype=xp.int64, device=array_api_compat.device(like))
+    return xp.arange(count, dtype=xp.int64, device=device(like))
 
 
 def as_array(xp: Any, x: Any, like: Array) -> Array:
@@ -107,7 +112,7 @@ def as_array(xp: Any, x: Any, like: Array) -> Array:
         return x
     if isinstance(x, float) and dtype_name(like.dtype) not in _FLOATING:
         raise TypeError(f"the number {x} does not fit into an array of {dtype_name(like.dtype)}")
-    return xp.asarray(x, dtype=like.dtype, device=array_api_compat.device(like))
+    return xp.asarray(x, dtype=like.dtype, device=device(like))
 
 
 def normal_axis(axis: int, ndim: int) -> int:
@@ -139,7 +144,9 @@ def check_floating(name: str, **arrays: Any) -> None:
     names = {key: dtype_name(x.dtype) for key, x in arrays.items() if x is not None}
     key, dtype = next(iter(names.items()))
     if dtype not in _FLOATING:
-        raise TypeError(f"{name}: {key} is {dtype}; convert it to a floating dtype first, for instance float32")
+        raise TypeError(
+            f"{name}: {key} is {dtype}; convert it to a floating dtype first, for instance float32"
+        )
     if len(set(names.values())) > 1:
         mixed = ", ".join(f"{k} is {d}" for k, d in names.items())
         raise TypeError(f"{name}: mixed dtypes ({mixed}); cast with ops.astype(x, dtype)")

@@ -1,0 +1,113 @@
+"""How good are the digits that the default run learns to draw, and how long does it take?
+
+    python -m benchmarks.digits [--save]
+
+Trains with examples/train_digits.py and draws with examples/sample.py, both with their defaults, then asks
+scikit-learn: a support vector machine trained on the real digits reads the drawn ones, and the Frechet
+distance compares means and covariances in pixel space with those of the real digits [1]_. The exit code is 1
+if a promise of the README is not kept.
+
+.. [1] Heusel et al., "GANs trained by a two time-scale update rule", 2017, arXiv:1706.08500, equation 6,
+   here on pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import machine
+from minidiff.data import load_digits
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PROMISES = {"guided accuracy": 0.99, "unguided accuracy": 0.97, "Frechet ratio": 1.0, "training seconds": 120.0}
+AT_LEAST = {"guided accuracy", "unguided accuracy"}
+
+
+def frechet_distance(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Squared distance between the Gaussians fitted to the rows of a and b."""
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(ca)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    shared = np.sqrt(np.linalg.eigvalsh(root @ cb @ root).clip(0)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * shared)
+
+
+def distance_of_halves(real: NDArray[Any], splits: int = 20) -> float:
+    """The mean distance between two random halves of the real digits: what chance alone gives."""
+    rng = np.random.default_rng(0)
+    orders = (rng.permutation(len(real)) for _ in range(splits))
+    half = len(real) // 2
+    return float(np.mean([frechet_distance(real[o[:half]], real[o[half:]]) for o in orders]))
+
+
+def run(script: str, *arguments: object) -> float:
+    """Run an example; return the seconds it took."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, str(EXAMPLES / script), *map(str, arguments)], check=True)
+    return time.perf_counter() - began
+
+
+def draw(folder: Path, name: str, *arguments: object) -> tuple[NDArray[Any], NDArray[Any], float]:
+    """Images (N, 64) in [0, 1], their labels, and the seconds it took."""
+    files = folder / f"{name}.png", folder / f"{name}.npz"
+    seconds = run("sample.py", "--checkpoint", folder, "--output", files[0], "--save-arrays", files[1], *arguments)
+    arrays = np.load(files[1])
+    return ((arrays["images"] + 1) / 2).reshape(-1, 64), arrays["labels"], seconds
+
+
+def measure(folder: Path, seed: int) -> dict[str, Any]:
+    """Train, draw, and read what was drawn."""
+    from sklearn.svm import SVC
+
+    real, labels = load_digits().batch(slice(None))
+    real = ((real + 1) / 2).reshape(-1, 64).astype(np.float64)
+    reader = SVC(gamma=0.001).fit(real * 16, labels)
+    seconds = run("train_digits.py", "--device", "cpu", "--seed", seed, "--output-dir", folder)
+    guided, guided_labels, guided_seconds = draw(folder, "guided")
+    unguided, unguided_labels, _ = draw(folder, "unguided", "--guidance", 1, "--per-label", 100)
+    halves = distance_of_halves(real)
+    distance = frechet_distance(unguided, real)
+    return {
+        "seed": seed,
+        "training seconds": round(seconds, 1),
+        "sampling seconds (500 guided)": round(guided_seconds, 1),
+        "guided accuracy": float((reader.predict(guided * 16) == guided_labels).mean()),
+        "unguided accuracy": float((reader.predict(unguided * 16) == unguided_labels).mean()),
+        "Frechet distance": round(distance, 5),
+        "Frechet distance of halves": round(halves, 5),
+        "Frechet ratio": round(distance / halves, 4),
+    }
+
+
+def main() -> int:
+    """Measure, print, and compare with the promises."""
+    parser = argparse.ArgumentParser(description="Quality and time of the default digits run.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/digits.json")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), args.seed)
+    print(json.dumps(figures, indent=2))
+    if args.save:
+        print(machine.save("digits", figures))
+    broken = [
+        f"{name} is {figures[name]}, promised {'at least' if name in AT_LEAST else 'at most'} {promise}"
+        for name, promise in PROMISES.items()
+        if (figures[name] < promise if name in AT_LEAST else figures[name] > promise)
+    ]
+    print("\n".join(broken) or "all promises kept")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Gradient clipping: one bad batch shall not undo a thousand good ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from minidiff.backend import Array, backend_of
+from minidiff.ops.support import widen
+
+__all__ = ["clip_gradients"]
+
+
+def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[str, Array], float]:
+    """Scale all gradients by one factor, so that their common norm is at most `max_norm` [1]_.
+
+    Parameters
+    ----------
+    grads : mapping of str to array
+    max_norm : float
+        Above 0. Infinity clips nothing, and so measures the norm.
+
+    Returns
+    -------
+    grads : dict of str to array
+        New arrays if they were scaled. Unchanged if the norm is not finite, which is the caller's to notice.
+    norm : float
+        Euclidean norm before clipping, accumulated in float32 at least. Reading it waits for a GPU.
+
+    Raises
+    ------
+    ValueError
+        If `max_norm` is not above 0.
+
+    References
+    ----------
+    .. [1] Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", 2013,
+       arXiv:1211.5063, algorithm 1.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"clip_gradients: max_norm must be above 0, got {max_norm}")
+    arrays = dict(grads)
+    norm = math.sqrt(float(sum(_square(g) for g in arrays.values())))
+    if not max_norm < norm < math.inf:
+        return arrays, norm
+    return {name: backend_of(g).xp.asarray(g * (max_norm / norm)) for name, g in arrays.items()}, norm
+
+
+def _square(g: Array) -> Array:
+    xp = backend_of(g).xp
+    g = widen(xp, g)
+    return xp.sum(g * g)
