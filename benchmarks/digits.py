@@ -29,7 +29,12 @@ from benchmarks import machine
 from minidiff.data import load_digits
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PROMISES = {"guided accuracy": 0.99, "unguided accuracy": 0.97, "Frechet ratio": 1.0, "training seconds": 120.0}
+PROMISES = {
+    "guided accuracy": 0.99,
+    "unguided accuracy": 0.97,
+    "Frechet ratio": 1.0,
+    "training seconds": 120.0,
+}
 AT_LEAST = {"guided accuracy", "unguided accuracy"}
 
 
@@ -60,7 +65,9 @@ def run(script: str, *arguments: object) -> float:
 def draw(folder: Path, name: str, *arguments: object) -> tuple[NDArray[Any], NDArray[Any], float]:
     """Images (N, 64) in [0, 1], their labels, and the seconds it took."""
     files = folder / f"{name}.png", folder / f"{name}.npz"
-    seconds = run("sample.py", "--checkpoint", folder, "--output", files[0], "--save-arrays", files[1], *arguments)
+    seconds = run(
+        "sample.py", "--checkpoint", folder, "--output", files[0], "--save-arrays", files[1], *arguments
+    )
     arrays = np.load(files[1])
     return ((arrays["images"] + 1) / 2).reshape(-1, 64), arrays["labels"], seconds
 

@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def describe() -> dict[str, Any]:
     """Processor, cores, versions and date."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload, index]
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -35,7 +35,9 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     with atomic_path(path) as unfinished:
-        unfinished.write_text(json.dumps({**figures, "machine": describe()}, indent=2) + "\n", encoding="utf-8")
+        unfinished.write_text(
+            json.dumps({**figures, "machine": describe()}, indent=2) + "\n", encoding="utf-8"
+        )
     return path
 
 

@@ -1,6 +1,6 @@
 """Show the forward process: how digits fade into noise under a schedule.
 
-    python examples/noise_strip.py --beta-schedule cosine
+python examples/noise_strip.py --beta-schedule cosine
 """
 
 import argparse
@@ -16,9 +16,15 @@ def main() -> None:
     """Draw the strip."""
     parser = argparse.ArgumentParser(description="Show how digits fade into noise.")
     cli.add_arguments(parser, output_dir="outputs/noise")
-    parser.add_argument("--beta-schedule", default="cosine", choices=BETA_SCHEDULES, help="default: %(default)s")
-    parser.add_argument("--moments", type=cli.positive, default=10, help="columns of the picture (default: %(default)s)")
-    parser.add_argument("--digits", type=cli.positive, default=5, help="rows of the picture (default: %(default)s)")
+    parser.add_argument(
+        "--beta-schedule", default="cosine", choices=BETA_SCHEDULES, help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--moments", type=cli.positive, default=10, help="columns of the picture (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--digits", type=cli.positive, default=5, help="rows of the picture (default: %(default)s)"
+    )
     args = parser.parse_args()
     backend = cli.choose_device(args.device)
     schedule = NoiseSchedule(beta_schedule=args.beta_schedule)

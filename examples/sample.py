@@ -21,19 +21,30 @@ def arguments() -> argparse.Namespace:
     """What the user typed."""
     parser = argparse.ArgumentParser(description="Draw images from a trained diffusion model.")
     parser.add_argument(
-        "--checkpoint", type=Path, default=Path("outputs/digits"), help="a run or a checkpoint (default: %(default)s)"
+        "--checkpoint",
+        type=Path,
+        default=Path("outputs/digits"),
+        help="a run or a checkpoint (default: %(default)s)",
     )
     cli.add_arguments(parser)
     parser.add_argument("--labels", help="such as 0-9 or 3,5,7 (default: all classes)")
-    parser.add_argument("--per-label", type=cli.positive, default=50, help="images of each label (default: %(default)s)")
+    parser.add_argument(
+        "--per-label", type=cli.positive, default=50, help="images of each label (default: %(default)s)"
+    )
     parser.add_argument("--guidance", type=float, default=2.0, help="1 is none (default: %(default)s)")
-    parser.add_argument("--steps", type=cli.positive, default=50, help="of the sampler (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=cli.positive, default=50, help="of the sampler (default: %(default)s)"
+    )
     parser.add_argument("--sampler", default="ddim", choices=SAMPLERS, help="default: %(default)s")
     parser.add_argument("--weights", default="ema", choices=("ema", "model"), help="averaged or as trained")
-    parser.add_argument("--batch-size", type=cli.positive, default=250, help="images at a time (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=cli.positive, default=250, help="images at a time (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=Path("samples.png"), help="default: %(default)s")
     parser.add_argument("--save-arrays", type=Path, metavar="FILE.npz", help="also save the arrays")
-    parser.add_argument("--save-strip", type=Path, metavar="FILE.png", help="also show one image of each label emerge")
+    parser.add_argument(
+        "--save-strip", type=Path, metavar="FILE.png", help="also show one image of each label emerge"
+    )
     return parser.parse_args()
 
 
@@ -49,7 +60,9 @@ def main() -> None:
     classes = cli.parse_labels(args.labels or f"0-{len(names) - 1}", len(names)) if names else []
     labels = np.repeat(np.asarray(classes, dtype=np.int64), args.per_label)
     count = len(labels) or args.per_label
-    print(f"model: {args.checkpoint}, {model.num_parameters():,} parameters, trained {description['training']['step']} steps")
+    print(
+        f"model: {args.checkpoint}, {model.num_parameters():,} parameters, trained {description['training']['step']} steps"
+    )
 
     rng = Generator(args.seed, backend)
     parts = [

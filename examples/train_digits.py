@@ -26,7 +26,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a diffusion model on 8x8 handwritten digits.")
     cli.add_arguments(parser, output_dir="outputs/digits")
     cli.add_training_arguments(parser, steps=2000, batch_size=64, learning_rate=2e-3)
-    parser.add_argument("--channels", type=cli.positive, default=16, help="width of the U-Net (default: %(default)s)")
+    parser.add_argument(
+        "--channels", type=cli.positive, default=16, help="width of the U-Net (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
@@ -40,7 +42,9 @@ def main() -> int:
         NoiseSchedule(beta_schedule="cosine"), prediction_type="v_prediction", null_probability=0.1
     )
     model = UNet(1, args.channels, 1, num_classes=dataset.num_classes, rng=rng)
-    print(f"data: {dataset}\nmodel: U-Net with {model.num_parameters():,} parameters\nfiles: {args.output_dir}")
+    print(
+        f"data: {dataset}\nmodel: U-Net with {model.num_parameters():,} parameters\nfiles: {args.output_dir}"
+    )
 
     def loss(network: Any, x: Any, labels: Any, noise: Generator) -> Any:
         return diffusion.loss(network, x, noise, labels=labels, null_label=model.null_label)

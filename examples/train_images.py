@@ -23,15 +23,25 @@ from minidiff.training import Trainer
 def arguments() -> argparse.Namespace:
     """What the user typed."""
     parser = argparse.ArgumentParser(description="Train a diffusion model on images.")
-    parser.add_argument("--data-dir", type=Path, required=True, help="IDX files, CIFAR-10 binary, or pictures")
-    parser.add_argument("--image-size", type=cli.positive, help="side in pixels; pictures of a folder need one (32, say)")
+    parser.add_argument(
+        "--data-dir", type=Path, required=True, help="IDX files, CIFAR-10 binary, or pictures"
+    )
+    parser.add_argument(
+        "--image-size", type=cli.positive, help="side in pixels; pictures of a folder need one (32, say)"
+    )
     cli.add_arguments(parser, output_dir="outputs/images")
     cli.add_training_arguments(parser, steps=20_000, batch_size=64, learning_rate=4e-4)
-    parser.add_argument("--channels", type=cli.positive, default=64, help="width of the U-Net (default: %(default)s)")
+    parser.add_argument(
+        "--channels", type=cli.positive, default=64, help="width of the U-Net (default: %(default)s)"
+    )
     parser.add_argument("--attention", action="store_true", help="self-attention at the lowest resolution")
-    parser.add_argument("--beta-schedule", default="cosine", choices=BETA_SCHEDULES, help="default: %(default)s")
+    parser.add_argument(
+        "--beta-schedule", default="cosine", choices=BETA_SCHEDULES, help="default: %(default)s"
+    )
     parser.add_argument("--prediction-type", default="v_prediction", choices=PREDICTION_TYPES)
-    parser.add_argument("--min-snr-gamma", type=float, help="weigh the loss by min-SNR, 5 is usual (default: no)")
+    parser.add_argument(
+        "--min-snr-gamma", type=float, help="weigh the loss by min-SNR, 5 is usual (default: no)"
+    )
     parser.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW (default: %(default)s)")
     parser.add_argument("--ema-decay", type=float, default=0.9995, help="default: %(default)s")
     return parser.parse_args()
@@ -63,7 +73,9 @@ def main() -> int:
     )
     classes = dataset.num_classes or None
     model = UNet(shape[0], args.channels, shape[0], num_classes=classes, attention=args.attention, rng=rng)
-    print(f"data: {dataset}\nmodel: U-Net with {model.num_parameters():,} parameters\nfiles: {args.output_dir}")
+    print(
+        f"data: {dataset}\nmodel: U-Net with {model.num_parameters():,} parameters\nfiles: {args.output_dir}"
+    )
 
     def loss(network: Any, x: Any, labels: Any, noise: Generator) -> Any:
         return diffusion.loss(network, x, noise, labels=labels, null_label=model.null_label)

@@ -1,6 +1,6 @@
 """Learn XOR with a small MLP: the first network anyone trains, on any array library.
 
-    python examples/xor.py
+python examples/xor.py
 """
 
 import argparse

@@ -29,7 +29,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, ov
 
 import numpy as np
 
-from minidiff.backend import Array, Backend, backend_of
+from minidiff.backend import Array, Backend, backend_of, is_array
 from minidiff.random import observe_draws, replay_draws
 
 __all__ = [
@@ -275,7 +275,8 @@ def op(rule: Any = None, /, *, check: Callable[..., object] | None = None) -> An
         Python numbers or None; keyword-only parameters are options. `vjp(dy)` returns the
         gradients of the leading positional arguments: each an array, None, or a function
         of no arguments that is called only if that gradient is wanted. A rule with
-        `*arrays` makes an operation that takes one sequence.
+        `*arrays` makes an operation that takes one sequence. A gradient is converted to the
+        dtype of its array, so a rule may compute it in a wider one.
     check : callable, optional
         `check(*arrays, **options)` raises if they do not fit together.
 
@@ -320,7 +321,8 @@ def op(rule: Any = None, /, *, check: Callable[..., object] | None = None) -> An
         parents = [recording.node(x) for x in inputs]
         if not any(parents):
             return y
-        return Tensor(y, Node(functools.partial(_pull, parents, vjp), recording))
+        dtypes = [getattr(x, "dtype", None) for x in arrays]
+        return Tensor(y, Node(functools.partial(_pull, backend.xp, parents, dtypes, vjp), recording))
 
     operation.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     operation.rule = rule  # type: ignore[attr-defined]
@@ -356,7 +358,7 @@ def _plain(x: Any) -> Any:
 def _common_backend(name: str, arrays: list[Any]) -> Backend:
     found = None
     for x in arrays:
-        if hasattr(x, "dtype"):
+        if is_array(x):
             backend = backend_of(x)
             if found is not None and found is not backend:
                 raise TypeError(
@@ -370,15 +372,18 @@ def _common_backend(name: str, arrays: list[Any]) -> Backend:
 
 
 def _describe(x: Any) -> str:
-    if hasattr(x, "shape"):
+    if is_array(x):
         return f"{str(x.dtype).rpartition('.')[2]} array of shape {tuple(x.shape)}"
     return repr(x)
 
 
-def _pull(parents: list[Node | None], vjp: Callable[[Array], Any], dy: Array) -> Iterator[tuple[Node, Array]]:
-    for parent, grad in zip(parents, vjp(dy), strict=False):  # trailing arguments without gradients
+def _pull(
+    xp: Any, parents: list[Node | None], dtypes: list[Any], vjp: Callable[[Array], Any], dy: Array
+) -> Iterator[tuple[Node, Array]]:
+    for parent, dtype, grad in zip(parents, dtypes, vjp(dy), strict=False):  # trailing ones have no gradient
         if parent is not None and grad is not None:
-            yield parent, grad() if callable(grad) else grad
+            dx = grad() if callable(grad) else grad
+            yield parent, dx if dx.dtype == dtype else xp.astype(dx, dtype)
 
 
 def _consumed(dy: Array) -> Iterator[tuple[Node, Array]]:

@@ -26,6 +26,7 @@ __all__ = [
     "available_backends",
     "backend_of",
     "get_backend",
+    "is_array",
     "register_backend",
 ]
 
@@ -141,10 +142,15 @@ def backend_of(array: Array) -> Backend:
     return _by_type[kind]
 
 
+def is_array(x: Any) -> bool:
+    """Whether `x` looks like an array, and not like a dtype: the class `np.float32` has the attributes too."""
+    return hasattr(x, "dtype") and not isinstance(x, type)
+
+
 def _find(array: Array) -> Backend:
-    for backend in _registered.values():
-        if isinstance(array, backend.array_type):
-            return backend
+    owners = [b for b in _registered.values() if isinstance(array, b.array_type)]
+    if owners:
+        return max(owners, key=lambda b: len(b.array_type.__mro__))  # a subclass before its base
     if array_api_compat.is_numpy_array(array):
         return get_backend("cpu")
     if array_api_compat.is_cupy_array(array):

@@ -140,11 +140,12 @@ def read_tensors(folder: str | Path, name: str) -> dict[str, np.ndarray[Any, Any
 
     path = Path(folder) / f"{name}.safetensors"
     try:
-        return load_file(path)
+        arrays: dict[str, np.ndarray[Any, Any]] = load_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from None
+    return arrays
 
 
 def describe_model(model: Any) -> dict[str, Any]:

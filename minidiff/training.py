@@ -235,7 +235,9 @@ class Trainer:
     def _bar(self) -> Any:
         from tqdm import tqdm
 
-        return tqdm(total=self.steps, initial=self.step, unit="step", disable=None)  # None: only on a terminal
+        return tqdm(
+            total=self.steps, initial=self.step, unit="step", disable=None
+        )  # None: only on a terminal
 
     def _log(self, bar: Any, recent: list[float], norm: float, seconds: float) -> None:
         line = {

@@ -18,9 +18,14 @@ DEVICES = os.environ.get("MINIDIFF_TEST_DEVICES", "cpu,strict,torch").split(",")
 def load(device: str) -> Backend:
     """The backend called `device`, or a skip that says what is missing."""
     try:
-        return load_backend(device)
+        backend = load_backend(device)
     except BackendUnavailable as reason:
         pytest.skip(str(reason))
+    if device == "torch":
+        import torch
+
+        torch.set_num_threads(1)  # for arrays this small its threads only wait for each other
+    return backend
 
 
 @pytest.fixture(params=DEVICES)

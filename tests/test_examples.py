@@ -62,7 +62,8 @@ def test_train_images_from_a_folder_of_pictures(tmp_path: Path) -> None:
     options = ("--steps", 2, "--channels", 2, "--batch-size", 4, "--output-dir", tmp_path / "run")
     done = run("train_images.py", "--data-dir", tmp_path / "pictures", "--image-size", 8, *options)
     assert done.returncode == 0, done.stderr
-    done = run("sample.py", "--checkpoint", tmp_path / "run", "--per-label", 2, "--steps", 2, "--output", tmp_path / "x.png")
+    options = ("--per-label", 2, "--steps", 2, "--output", tmp_path / "x.png")
+    done = run("sample.py", "--checkpoint", tmp_path / "run", *options)
     assert done.returncode == 0, done.stderr
     done = run("train_images.py", "--data-dir", tmp_path / "pictures", "--image-size", 10)
     assert done.returncode == 2

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import load
-from torch_reference import Reference
+from torch_reference import Reference, one_thread_torch
 
 from minidiff import nn, ops
 from minidiff.autodiff import Parameter, backward, record
@@ -107,6 +107,30 @@ BLOCKS: dict[str, tuple[Callable[[Generator], nn.Module], Callable[..., Any], li
 }  # fmt: skip
 
 
+SHAPES = dict.fromkeys(BLOCKS, IMAGES) | {
+    "Linear": (2, 3, 7),
+    "Linear without bias": (7,),
+    "Conv2d": (2, 4, 5, 6),
+    "Conv2d with options": (2, 6, 6, 5),
+    "ConvTranspose2d": (2, 3, 10, 6),
+    "ConvTranspose2d with options": (2, 6, 10, 8),
+    "GroupNorm": (2, 6, 3, 5),
+    "GroupNorm of vectors": (4, 6),
+    "LayerNorm": (2, 3, 6),
+    "RMSNorm": (2, 3, 6),
+    "Embedding": (2, 2, 5),
+    "Sequential": (3, 2),
+    "MLP": (6, 2),
+    "ConvBlock": (2, 16, 4, 6),
+    "ConvBlock 5x5, stride 2, relu": (2, 6, 4, 3),
+    "ResidualBlock to more channels, gelu": (2, 6, 4, 6),
+    "ResBlock to more channels": (2, 16, 4, 6),
+    "SelfAttention, 3 heads": (2, 12, 3, 2),
+    **{name: (2, 4, 2, 3) for name in BLOCKS if name.startswith("Downsample")},
+    **{name: (2, 4, 8, 12) for name in BLOCKS if name.startswith("Upsample")},
+}
+
+
 def made(name: str, rng: Generator) -> tuple[nn.Module, list[np.ndarray[Any, Any]]]:
     """A layer or block with parameters nobody would guess (GroupNorm starts at 1 and 0), and its inputs."""
     make, _, inputs = (LAYERS | BLOCKS)[name]
@@ -121,7 +145,7 @@ def made(name: str, rng: Generator) -> tuple[nn.Module, list[np.ndarray[Any, Any
 
 def torch_answer(name: str, state: Any, inputs: Any, dtype: str) -> tuple[Any, dict[str, Any], list[Any]]:
     """PyTorch's output, the loss sum(y * cos(0, 1, 2, ...)), and its gradients by name and by input."""
-    torch = pytest.importorskip("torch")
+    torch = one_thread_torch()
     p = {k: torch.tensor(v, dtype=getattr(torch, dtype), requires_grad=True) for k, v in state.items()}
     xs = [
         torch.tensor(x) if x.dtype.kind == "i" else torch.tensor(x, dtype=getattr(torch, dtype))
@@ -132,9 +156,18 @@ def torch_answer(name: str, state: Any, inputs: Any, dtype: str) -> tuple[Any, d
         peer = LAYERS[name][1](torch.nn)
         y = torch.func.functional_call(peer.to(getattr(torch, dtype)), p, tuple(xs), strict=True)
     else:
-        y = BLOCKS[name][1](Reference(torch), p, *xs)
+        y = BLOCKS[name][1](Reference(), p, *xs)
     (y * torch.cos(torch.arange(y.numel(), dtype=y.dtype)).reshape(y.shape)).sum().backward()
     return y.detach().numpy(), {k: v.grad.numpy() for k, v in p.items()}, [x.grad for x in xs]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *BLOCKS])
+def test_every_library_gives_the_same(backend: Backend, name: str) -> None:
+    module, inputs = made(name, Generator(0, backend))
+    y = module(*(backend.from_numpy(x) for x in inputs))
+    expected = made(name, Generator(0))[0](*inputs)
+    assert tuple(y.shape) == expected.shape == SHAPES[name]
+    np.testing.assert_allclose(backend.to_numpy(y), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*LAYERS, *BLOCKS])
@@ -171,7 +204,7 @@ def test_gradients_are_pytorchs(backend: Backend, name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_loads_pytorchs_state(backend: Backend, name: str) -> None:
-    torch = pytest.importorskip("torch")
+    torch = one_thread_torch()
     make, make_peer, _ = LAYERS[name]
     module, peer = make(Generator(0, backend)), make_peer(torch.nn)
     module.load_state_dict(peer.state_dict())
@@ -314,6 +347,9 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         "  unknown extra (4,)",
         "  layers.0.weight has shape (2, 3), expected (3, 2)",
     ]
+    for key in before:
+        with pytest.raises(ValueError, match=f"missing {key}"):
+            pair.load_state_dict({k: v for k, v in before.items() if k != key})
     with pytest.raises(ValueError, match="and 6 more"):
         pair.load_state_dict(before | {f"extra{i}": np.ones(1) for i in range(26)})
     no_array = SimpleNamespace(shape=(3,))

@@ -62,13 +62,17 @@ def test_every_epoch_is_a_permutation() -> None:
     assert len(batch_indices(3, 10, 35, seed=1)) == 35  # a batch larger than the data set
 
 
-def test_trains_on_every_backend(backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trains_on_every_backend(
+    backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     drawn: list[int] = []
     run = trainer(tmp_path, backend, on_sample=drawn.append, sample_every=4)
     before = {name: backend.to_numpy(p.data).copy() for name, p in run.model.parameters().items()}
     assert run.run()
     assert drawn == [4, 6]
-    changed = [name for name, p in run.model.parameters().items() if (backend.to_numpy(p.data) != before[name]).any()]
+    changed = [
+        name for name, p in run.model.parameters().items() if (backend.to_numpy(p.data) != before[name]).any()
+    ]
     assert len(changed) == len(before)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
@@ -117,7 +121,9 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
         return value * (np.inf if run.step == 4 else 1.0)
 
     run = trainer(tmp_path, loss=explode)
-    with pytest.raises(TrainingError, match=r"step 4: the loss is inf at .* The last checkpoint is .*step-00000004"):
+    with pytest.raises(
+        TrainingError, match=r"step 4: the loss is inf at .* The last checkpoint is .*step-00000004"
+    ):
         run.run()
     state = run.model.state_dict()
     assert all(np.isfinite(a).all() for a in state.values())

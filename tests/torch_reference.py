@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+
+def one_thread_torch() -> Any:
+    """PyTorch, or a skip; on images this small its threads would only wait for each other."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    return torch
+
 
 class Reference:
     """Written from the descriptions of the networks, to be compared with what they compute."""
 
-    def __init__(self, torch: Any) -> None:
-        self.torch, self.f = torch, torch.nn.functional
+    def __init__(self) -> None:
+        self.torch = one_thread_torch()
+        self.f = self.torch.nn.functional
 
     def conv(self, p: Any, name: str, x: Any, **options: Any) -> Any:
         return self.f.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], **options)
@@ -71,7 +81,7 @@ class Reference:
         half = width // 2
         frequencies = 10000 ** (-self.torch.arange(half, dtype=self.torch.float64) / (half - 1))
         angles = t.double()[:, None] * frequencies
-        return self.torch.cat([angles.sin(), angles.cos()], dim=1)
+        return self.torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
     def unet(self, p: Any, x: Any, t: Any, context: Any = None, labels: Any = None, *, heads: int) -> Any:
         def block(name: str, h: Any) -> Any:

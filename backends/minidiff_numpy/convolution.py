@@ -34,7 +34,8 @@ class Plan:
     @property
     def is_product(self) -> bool:
         """Whether this is a 1x1 convolution: one matrix product, no panel."""
-        return self.kernel == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
+        unit = self.kernel == self.stride == (1, 1)
+        return unit and self.padding == (0, 0) and self.inputs == self.outputs
 
     def reversed(self) -> Plan | None:
         """The plan by which mirrored filters correlate results back to images, if there is one."""
@@ -77,17 +78,18 @@ def _padded(x: Array, plan: Plan) -> Array:
 
 
 def _panel(padded: Array, plan: Plan, images: slice, rows: slice, buffer: Array) -> Array:
-    """The pixels under the filter, (images * rows * columns, KH * KW * C), written into `buffer`."""
-    n, r, c = images.stop - images.start, rows.stop - rows.start, padded.shape[3]
+    """The pixels of contiguous images under the filter, (images * rows * columns, KH * KW * C), in `buffer`."""
+    n, r = images.stop - images.start, rows.stop - rows.start
     (kh, kw), (sh, sw), (dh, dw) = plan.kernel, plan.stride, plan.dilation
-    part = padded[images, rows.start * sh :]
-    image, line, pixel, item = part.strides
+    _, h, w, c = padded.shape
+    item = padded.itemsize  # `strides` of an axis of length 1, such as a single channel, may be anything
+    pixel, line, image = c * item, w * c * item, h * w * c * item
     shape: tuple[int, ...] = (n, r, plan.outputs[1], kh, kw, c)
     strides: tuple[int, ...] = (image, line * sh, pixel * sw, line * dh, pixel * dw, item)
     if dw == 1:  # a row of taps is contiguous: copy it in one go
         shape, strides = (*shape[:4], kw * c), (*strides[:4], item)
     panel = buffer[: n * r * plan.outputs[1] * kh * kw * c].reshape(shape)
-    np.copyto(panel, as_strided(part, shape, strides, writeable=False))
+    np.copyto(panel, as_strided(padded[images, rows.start * sh :], shape, strides, writeable=False))
     return panel.reshape(-1, kh * kw * c)
 
 

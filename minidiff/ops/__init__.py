@@ -41,7 +41,6 @@ from minidiff.ops.elementwise import (
     cos,
     cosh,
     divide,
-    erf,
     exp,
     expm1,
     log,
@@ -90,6 +89,7 @@ from minidiff.ops.shaping import (
     triu,
     unstack,
 )
+from minidiff.ops.special import erf
 from minidiff.ops.statistics import cumulative_sum, max, mean, min, std, sum, var
 from minidiff.ops.support import find_dtype as _find_dtype
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from minidiff.autodiff import op
 from minidiff.backend import Array
-from minidiff.ops.elementwise import erf
-from minidiff.ops.support import cast, form, widen
+from minidiff.ops.special import erf
+from minidiff.ops.support import narrow, widen
 
 
 def logistic(xp: Any, x: Array) -> Array:
@@ -26,8 +27,8 @@ def relu(xp: Any, x: Any, /) -> Any:
 @op
 def sigmoid(xp: Any, x: Any, /) -> Any:
     """1 / (1 + exp(-x))."""
-    y = logistic(xp, x)
-    return y, lambda dy: (dy * y * (1 - y),)
+    y = logistic(xp, widen(xp, x))
+    return narrow(xp, y, x), lambda dy: (dy * y * (1 - y),)
 
 
 @op
@@ -39,8 +40,9 @@ def silu(xp: Any, x: Any, /) -> Any:
     .. [1] Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function
        approximation in reinforcement learning", 2017, arXiv:1702.03118.
     """
-    s = logistic(xp, x)
-    return x * s, lambda dy: (dy * s * (1 + x * (1 - s)),)
+    wide = widen(xp, x)
+    s = logistic(xp, wide)
+    return narrow(xp, wide * s, x), lambda dy: (dy * s * (1 + wide * (1 - s)),)
 
 
 def check_gelu(x: Array, *, approximate: str | None) -> None:
@@ -68,36 +70,40 @@ def gelu(xp: Any, x: Any, /, *, approximate: str | None = None) -> Any:
     ----------
     .. [1] Hendrycks, Gimpel, "Gaussian error linear units", 2016, arXiv:1606.08415.
     """
-    if approximate is None:
-        phi = 0.5 * (1 + erf.rule(xp, x / math.sqrt(2))[0])  # type: ignore[attr-defined]
-        return x * phi, lambda dy: (dy * (phi + x * xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)),)
+    wide = widen(xp, x)
+    value, slope = (_gelu if approximate is None else _gelu_tanh)(xp, wide)
+    return narrow(xp, value, x), lambda dy: (dy * slope(),)
+
+
+def _gelu(xp: Any, x: Array) -> tuple[Array, Callable[[], Array]]:
+    phi = 0.5 * (1 + erf.rule(xp, x / math.sqrt(2))[0])  # type: ignore[attr-defined]
+    return x * phi, lambda: phi + x * xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def _gelu_tanh(xp: Any, x: Array) -> tuple[Array, Callable[[], Array]]:
     c, k = math.sqrt(2 / math.pi), 0.044715
     t = xp.tanh(c * x * (1 + k * x * x))
-
-    def vjp(dy: Array) -> tuple[Array]:
-        return (dy * 0.5 * (1 + t + x * (1 - t * t) * c * (1 + 3 * k * x * x)),)
-
-    return 0.5 * x * (1 + t), vjp
+    return 0.5 * x * (1 + t), lambda: 0.5 * (1 + t + x * (1 - t * t) * c * (1 + 3 * k * x * x))
 
 
 @op
 def softmax(xp: Any, x: Any, /, *, axis: int = -1) -> Any:
     """exp(x) / sum(exp(x)) along one axis, in float32 at least."""
-    wide, like = widen(xp, x), form(x)
+    wide = widen(xp, x)
     e = xp.exp(wide - xp.max(wide, axis=axis, keepdims=True))
     p = e / xp.sum(e, axis=axis, keepdims=True)
-    return cast(xp, p, x), lambda dy: (cast(xp, p * (dy - xp.sum(dy * p, axis=axis, keepdims=True)), like),)
+    return narrow(xp, p, x), lambda dy: (p * (dy - xp.sum(dy * p, axis=axis, keepdims=True)),)
 
 
 @op
 def log_softmax(xp: Any, x: Any, /, *, axis: int = -1) -> Any:
     """log(softmax(x)) without its loss of precision, in float32 at least."""
-    wide, like = widen(xp, x), form(x)
+    wide = widen(xp, x)
     shifted = wide - xp.max(wide, axis=axis, keepdims=True)
     y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
 
     def vjp(dy: Array) -> tuple[Array]:
         dy = widen(xp, dy)
-        return (cast(xp, dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True), like),)
+        return (dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True),)
 
-    return cast(xp, y, x), vjp
+    return narrow(xp, y, x), vjp

@@ -7,7 +7,16 @@ from typing import Any
 
 from minidiff.autodiff import op
 from minidiff.backend import Array
-from minidiff.ops.support import as_array, cast, check_floating, device, dtype_name, sum_to, widen
+from minidiff.ops.support import (
+    as_array,
+    cast,
+    check_floating,
+    device,
+    dtype_name,
+    narrow,
+    sum_to,
+    widen,
+)
 
 
 def check_attention(q: Array, k: Array, v: Array, mask: Any, *, causal: bool, scale: float | None) -> None:
@@ -73,13 +82,13 @@ def scaled_dot_product_attention(
         if seen is not None:
             dscores = xp.where(seen, dscores, xp.zeros_like(dscores))
         return (
-            lambda: sum_to(xp, xp.matmul(dscores, kw) * s, q),
-            lambda: sum_to(xp, xp.matmul(xp.matrix_transpose(dscores), qw) * s, k),
-            lambda: sum_to(xp, xp.matmul(xp.matrix_transpose(p), dy), v),
-            lambda: sum_to(xp, dscores, mask),
+            lambda: sum_to(xp, xp.matmul(dscores, kw) * s, tuple(q.shape)),
+            lambda: sum_to(xp, xp.matmul(xp.matrix_transpose(dscores), qw) * s, tuple(k.shape)),
+            lambda: sum_to(xp, xp.matmul(xp.matrix_transpose(p), dy), tuple(v.shape)),
+            lambda: sum_to(xp, dscores, tuple(mask.shape)),
         )
 
-    return cast(xp, y, q), vjp
+    return narrow(xp, y, q), vjp
 
 
 def _masked(xp: Any, scores: Array, mask: Any, causal: bool) -> tuple[Array, Array | None]:

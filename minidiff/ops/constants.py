@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidiff.autodiff import stop_gradient
-from minidiff.backend import backend_of, get_backend
+from minidiff.backend import backend_of, get_backend, is_array
 from minidiff.ops.support import dtype_name, find_dtype
 
 NAMES = (
@@ -25,7 +25,7 @@ NAMES = (
 def _constant(name: str) -> Callable[..., Any]:
     def function(*args: Any, **options: Any) -> Any:
         plain = [stop_gradient(a) for a in args]
-        arrays = [a for a in plain if hasattr(a, "dtype")]
+        arrays = [a for a in plain if is_array(a)]
         if not arrays:
             raise TypeError(f"{name}: expected at least one array, got {args!r}")
         return getattr(backend_of(arrays[0]).xp, name)(*plain, **options)
@@ -40,25 +40,30 @@ FUNCTIONS = {name: _constant(name) for name in NAMES}
 
 def isdtype(dtype: Any, kind: Any) -> bool:
     """Whether a dtype of any library is of a kind such as "real floating", as in the standard."""
-    xp = get_backend("cpu").xp
-    return bool(xp.isdtype(find_dtype(xp, dtype_name(dtype)), kind))
+    xp, name = get_backend("cpu").xp, dtype_name(dtype)
+    stand_in = "float16" if name == "bfloat16" else name  # which NumPy itself does not know
+    return bool(xp.isdtype(find_dtype(xp, stand_in), kind))
 
 
 def finfo(dtype: Any, /) -> Any:
     """Limits of a floating dtype, given by a dtype of any library, by name, or by an array."""
-    xp = get_backend("cpu").xp
-    return xp.finfo(find_dtype(xp, getattr(dtype, "dtype", dtype)))
+    import ml_dtypes
+
+    return ml_dtypes.finfo(_numpy_dtype(dtype))
 
 
 def iinfo(dtype: Any, /) -> Any:
     """Limits of an integer dtype, given by a dtype of any library, by name, or by an array."""
-    xp = get_backend("cpu").xp
-    return xp.iinfo(find_dtype(xp, getattr(dtype, "dtype", dtype)))
+    return get_backend("cpu").xp.iinfo(_numpy_dtype(dtype))
+
+
+def _numpy_dtype(dtype: Any) -> Any:
+    return find_dtype(get_backend("cpu").xp, dtype.dtype if is_array(dtype) else dtype)
 
 
 def result_type(*arrays_and_dtypes: Any) -> Any:
     """The dtype that combining these gives."""
     plain = [stop_gradient(a) for a in arrays_and_dtypes]
-    arrays = [a for a in plain if hasattr(a, "dtype")]
+    arrays = [a for a in plain if is_array(a)]
     xp = (backend_of(arrays[0]) if arrays else get_backend("cpu")).xp
-    return xp.result_type(*(a if hasattr(a, "dtype") else find_dtype(xp, a) for a in plain))
+    return xp.result_type(*(a if is_array(a) else find_dtype(xp, a) for a in plain))

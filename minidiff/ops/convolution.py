@@ -15,11 +15,11 @@ from typing import Any
 from minidiff.autodiff import op
 from minidiff.backend import Array
 from minidiff.ops.support import (
-    cast,
     check_at_least,
     check_floating,
     check_images,
     check_shape,
+    narrow,
     pair,
     widen,
     zeros,
@@ -241,12 +241,12 @@ def conv2d(
     def vjp(dy: Array) -> tuple[Thunk, Thunk, Thunk]:
         dy = widen(xp, dy)
         return (
-            lambda: cast(xp, _spread(xp, dy, widen(xp, weight), g), x),
-            lambda: cast(xp, _filters(xp, widen(xp, x), dy, g), weight),
-            lambda: cast(xp, xp.sum(dy, axis=(0, 2, 3)), weight),
+            lambda: _spread(xp, dy, widen(xp, weight), g),
+            lambda: _filters(xp, widen(xp, x), dy, g),
+            lambda: xp.sum(dy, axis=(0, 2, 3)),
         )
 
-    return cast(xp, y, x), vjp
+    return narrow(xp, y, x), vjp
 
 
 @op(check=conv_transpose2d_geometry)
@@ -292,9 +292,9 @@ def conv_transpose2d(
     def vjp(dy: Array) -> tuple[Thunk, Thunk, Thunk]:
         dy = widen(xp, dy)
         return (
-            lambda: cast(xp, _correlate(xp, dy, widen(xp, weight), g), x),
-            lambda: cast(xp, _filters(xp, dy, widen(xp, x), g), weight),
-            lambda: cast(xp, xp.sum(dy, axis=(0, 2, 3)), weight),
+            lambda: _correlate(xp, dy, widen(xp, weight), g),
+            lambda: _filters(xp, dy, widen(xp, x), g),
+            lambda: xp.sum(dy, axis=(0, 2, 3)),
         )
 
-    return cast(xp, y, x), vjp
+    return narrow(xp, y, x), vjp

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minidiff.autodiff import stop_gradient
-from minidiff.backend import Array, backend_of, get_backend
+from minidiff.backend import Array, backend_of, get_backend, is_array
+from minidiff.ops.elementwise import astype
 from minidiff.ops.support import find_dtype
 
 
@@ -39,15 +40,19 @@ zeros = _creator("zeros", "zeros(shape, *, dtype, device): zeros.")
 
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Any:
-    """An array from numbers, lists, or an array (which keeps its device; a tensor keeps its history)."""
-    if hasattr(obj, "dtype") and device is None:
-        if dtype is None:
-            return obj
-        from minidiff.ops.elementwise import astype
+    """An array from numbers, lists, or an array.
 
-        return astype(obj, dtype, copy=bool(copy))
-    backend = get_backend(device or "cpu")
-    return backend.xp.asarray(obj, dtype=find_dtype(backend.xp, dtype), copy=copy)
+    Without `device` an array stays where it is, and a tensor keeps its history; with it the
+    result is a plain array on that device.
+    """
+    if is_array(obj) and device is None and dtype is None and not copy:
+        return obj
+    if is_array(obj) and device is None:
+        return astype(obj, obj.dtype if dtype is None else dtype, copy=bool(copy))
+    plain = stop_gradient(obj)
+    host = backend_of(plain).to_numpy(plain) if is_array(plain) else plain
+    xp = get_backend("cpu").xp
+    return get_backend(device or "cpu").from_numpy(xp.asarray(host, dtype=find_dtype(xp, dtype), copy=copy))
 
 
 def _creator_like(name: str, doc: str) -> Callable[..., Array]:

@@ -33,4 +33,4 @@ def dropout(x: Any, p: float, *, rng: Generator) -> Any:
         raise ValueError(f"dropout: p must be in [0, 1), got {p}")
     xp = rng.backend.xp
     kept = rng.uniform(tuple(x.shape)) >= p
-    return multiply(x, xp.astype(kept, find_dtype(xp, x.dtype)) / (1 - p))
+    return multiply(x, xp.astype(xp.astype(kept, xp.float32) / (1 - p), find_dtype(xp, x.dtype)))

@@ -6,41 +6,55 @@ import math
 from typing import Any
 
 from minidiff.autodiff import op
-from minidiff.ops.support import as_array, cast, find_dtype, form, sum_to, widen
+from minidiff.ops.support import as_array, find_dtype, narrow, shape_of, sum_to
+
+
+def _result(xp: Any, y: Any, x1: Any, x2: Any) -> Any:
+    """`y`, computed from two operands, in the array's dtype if the other one is a Python number.
+
+    By the standard it has that already, but `ml_dtypes` lets a number turn bfloat16 into float32.
+    """
+    if not hasattr(x2, "dtype"):
+        return narrow(xp, y, x1)
+    return y if hasattr(x1, "dtype") else narrow(xp, y, x2)
 
 
 @op
 def add(xp: Any, x1: Any, x2: Any, /) -> Any:
     """x1 + x2, broadcast."""
-    f1, f2 = form(x1), form(x2)
-    return x1 + x2, lambda dy: (lambda: sum_to(xp, dy, f1), lambda: sum_to(xp, dy, f2))
+    s1, s2 = shape_of(x1), shape_of(x2)
+    y = _result(xp, x1 + x2, x1, x2)
+    return y, lambda dy: (lambda: sum_to(xp, dy, s1), lambda: sum_to(xp, dy, s2))
 
 
 @op
 def subtract(xp: Any, x1: Any, x2: Any, /) -> Any:
     """x1 - x2, broadcast."""
-    f1, f2 = form(x1), form(x2)
-    return x1 - x2, lambda dy: (lambda: sum_to(xp, dy, f1), lambda: sum_to(xp, -dy, f2))
+    s1, s2 = shape_of(x1), shape_of(x2)
+    y = _result(xp, x1 - x2, x1, x2)
+    return y, lambda dy: (lambda: sum_to(xp, dy, s1), lambda: sum_to(xp, -dy, s2))
 
 
 @op
 def multiply(xp: Any, x1: Any, x2: Any, /) -> Any:
     """x1 * x2, broadcast."""
-    y = x1 * x2
-    if not hasattr(x2, "dtype"):  # a number: no array is worth remembering
+    s1, s2 = shape_of(x1), shape_of(x2)
+    y = _result(xp, x1 * x2, x1, x2)
+    if not hasattr(x2, "dtype"):  # a number: there is no array worth remembering
         return y, lambda dy: (dy * x2,)
     if not hasattr(x1, "dtype"):
         return y, lambda dy: (None, dy * x1)
-    return y, lambda dy: (lambda: sum_to(xp, dy * x2, x1), lambda: sum_to(xp, dy * x1, x2))
+    return y, lambda dy: (lambda: sum_to(xp, dy * x2, s1), lambda: sum_to(xp, dy * x1, s2))
 
 
 @op
 def divide(xp: Any, x1: Any, x2: Any, /) -> Any:
     """x1 / x2, broadcast."""
-    y, f1 = x1 / x2, form(x1)
+    s1, s2 = shape_of(x1), shape_of(x2)
+    y = _result(xp, x1 / x2, x1, x2)
     if not hasattr(x2, "dtype"):
         return y, lambda dy: (dy / x2,)
-    return y, lambda dy: (lambda: sum_to(xp, dy / x2, f1), lambda: sum_to(xp, -dy * y / x2, x2))
+    return y, lambda dy: (lambda: sum_to(xp, dy / x2, s1), lambda: sum_to(xp, -dy * y / x2, s2))
 
 
 @op
@@ -49,15 +63,14 @@ def pow(xp: Any, x1: Any, x2: Any, /) -> Any:
 
     def dx1(dy: Any) -> Any:
         nonzero = xp.where(x2 == 0, 2 * xp.ones_like(x2), x2) if hasattr(x2, "dtype") else x2 or 2
-        less = nonzero - 1  # but x**0 has slope 0, at 0 too
-        return sum_to(xp, dy * x2 * x1**less, x1)
+        return sum_to(xp, dy * x2 * x1 ** (nonzero - 1), shape_of(x1))  # x**0 has slope 0, at 0 too
 
     def dx2(dy: Any) -> Any:
         base = as_array(xp, x1, x2)
         log = xp.log(xp.where(base > 0, base, xp.ones_like(base)))  # d/dx2 of 0**x2 is taken as 0
-        return sum_to(xp, dy * x1**x2 * log, x2)
+        return sum_to(xp, dy * x1**x2 * log, shape_of(x2))
 
-    return x1**x2, lambda dy: (lambda: dx1(dy), lambda: dx2(dy))
+    return _result(xp, x1**x2, x1, x2), lambda dy: (lambda: dx1(dy), lambda: dx2(dy))
 
 
 @op
@@ -135,8 +148,8 @@ def logaddexp(xp: Any, x1: Any, x2: Any, /) -> Any:
     """log(exp(x1) + exp(x2)) without overflow; both must be arrays."""
     y = xp.logaddexp(x1, x2)
     return y, lambda dy: (
-        lambda: sum_to(xp, dy * xp.exp(x1 - y), x1),
-        lambda: sum_to(xp, dy * xp.exp(x2 - y), x2),
+        lambda: sum_to(xp, dy * xp.exp(x1 - y), shape_of(x1)),
+        lambda: sum_to(xp, dy * xp.exp(x2 - y), shape_of(x2)),
     )
 
 
@@ -201,8 +214,8 @@ def atan2(xp: Any, x1: Any, x2: Any, /) -> Any:
     """The angle of the point (x2, x1), in radians; both must be arrays."""
     r2 = x1 * x1 + x2 * x2
     return xp.atan2(x1, x2), lambda dy: (
-        lambda: sum_to(xp, dy * x2 / r2, x1),
-        lambda: sum_to(xp, -dy * x1 / r2, x2),
+        lambda: sum_to(xp, dy * x2 / r2, shape_of(x1)),
+        lambda: sum_to(xp, -dy * x1 / r2, shape_of(x2)),
     )
 
 
@@ -226,7 +239,10 @@ def _choose(xp: Any, choose: Any, x1: Any, x2: Any) -> Any:
         """`dy` where x was chosen, half of it where both were, else 0."""
         return dy * xp.astype(x == y, dy.dtype) * (1 - 0.5 * xp.astype(a == b, dy.dtype))
 
-    return y, lambda dy: (lambda: sum_to(xp, share(dy, a), a), lambda: sum_to(xp, share(dy, b), b))
+    return y, lambda dy: (
+        lambda: sum_to(xp, share(dy, a), shape_of(x1)),
+        lambda: sum_to(xp, share(dy, b), shape_of(x2)),
+    )
 
 
 def _both_arrays(xp: Any, x1: Any, x2: Any) -> tuple[Any, Any]:
@@ -245,92 +261,26 @@ def clip(xp: Any, x: Any, /, min: Any = None, max: Any = None) -> Any:
         y = xp.maximum(y, as_array(xp, min, x))
     if max is not None:
         y = xp.minimum(y, as_array(xp, max, x))
-    return y, lambda dy: (sum_to(xp, xp.where(x == y, dy, xp.zeros_like(dy)), x),)
+    return y, lambda dy: (sum_to(xp, xp.where(x == y, dy, xp.zeros_like(dy)), shape_of(x)),)
 
 
 @op
 def where(xp: Any, condition: Any, x1: Any, x2: Any, /) -> Any:
     """x1 where `condition` holds, x2 elsewhere, broadcast."""
     a, b = _both_arrays(xp, x1, x2)
-    f1, f2 = form(a), form(b)
+    s1, s2 = shape_of(a), shape_of(b)
 
-    def side(dy: Any, like: Any, chosen: Any) -> Any:
-        return sum_to(xp, xp.where(chosen, dy, xp.zeros_like(dy)), like)
+    def side(dy: Any, shape: tuple[int, ...], chosen: Any) -> Any:
+        return sum_to(xp, xp.where(chosen, dy, xp.zeros_like(dy)), shape)
 
     return xp.where(condition, a, b), lambda dy: (
         None,
-        lambda: side(dy, f1, condition),
-        lambda: side(dy, f2, xp.logical_not(condition)),
+        lambda: side(dy, s1, condition),
+        lambda: side(dy, s2, xp.logical_not(condition)),
     )
 
 
 @op
 def astype(xp: Any, x: Any, dtype: Any, /, *, copy: bool = True) -> Any:
     """Convert x to another dtype, given as an object of any library or by name; its gradient has the dtype of x."""
-    like = form(x)
-    return xp.astype(x, find_dtype(xp, dtype), copy=copy), lambda dy: (cast(xp, dy, like),)
-
-
-# W. J. Cody, "Rational Chebyshev approximations for the error function", Mathematics of
-# Computation 23 (1969), pages 631 to 637: coefficients of highest degree first.
-_CENTRE = (
-    (
-        1.85777706184603153e-1,
-        3.16112374387056560,
-        113.864154151050156,
-        377.485237685302021,
-        3209.37758913846947,
-    ),
-    (1.0, 23.6012909523441209, 244.024637934444173, 1282.61652607737228, 2844.23683343917062),
-)
-_SLOPE = (
-    (2.15311535474403846e-8, 0.564188496988670089, 8.88314979438837594, 66.1191906371416295, 298.635138197400131,
-     881.952221241769090, 1712.04761263407058, 2051.07837782607147, 1230.33935479799725),
-    (1.0, 15.7449261107098347, 117.693950891312499, 537.181101862009858, 1621.38957456669019,
-     3290.79923573345963, 4362.61909014324716, 3439.36767414372164, 1230.33935480374942),
-)  # fmt: skip
-_TAIL = (
-    (1.63153871373020978e-2, 0.305326634961232344, 0.360344899949804439, 0.125781726111229246,
-     1.60837851487422766e-2, 6.58749161529837803e-4),
-    (1.0, 2.56852019228982242, 1.87295284992346725, 0.527905102951428413, 6.05183413124413191e-2,
-     2.33520497626869185e-3),
-)  # fmt: skip
-
-
-def _rational(x: Any, coefficients: tuple[tuple[float, ...], tuple[float, ...]]) -> Any:
-    top, bottom = (_horner(x, side) for side in coefficients)
-    return top / bottom
-
-
-def _horner(x: Any, coefficients: tuple[float, ...]) -> Any:
-    y = coefficients[0]
-    for c in coefficients[1:]:
-        y = y * x + c
-    return y
-
-
-@op
-def erf(xp: Any, x: Any, /) -> Any:
-    """The error function, within 1e-15 in float64 [1]_.
-
-    References
-    ----------
-    .. [1] Cody, "Rational Chebyshev approximations for the error function", Mathematics of
-       Computation 23 (1969).
-    """
-    z = widen(xp, x)
-    a = xp.abs(z)
-    ones = xp.ones_like(a)
-    near, far = a <= 0.46875, a > 4.0
-    centre = z * _rational(xp.where(near, z * z, ones), _CENTRE)
-    middle = xp.where(near | far, ones, a)
-    inverse = 1 / xp.where(far, a * a, 16 * ones)
-    slope = xp.where(
-        far,
-        (1 / math.sqrt(math.pi) - inverse * _rational(inverse, _TAIL)) / xp.where(far, a, ones),
-        _rational(middle, _SLOPE),
-    )
-    bell = xp.exp(-xp.where(a < 9.0, a * a, 81 * ones))
-    y = cast(xp, xp.where(near, centre, xp.sign(z) * (1 - bell * slope)), x)
-    like = form(x)
-    return y, lambda dy: (cast(xp, dy * bell * (2 / math.sqrt(math.pi)), like),)
+    return xp.astype(x, find_dtype(xp, dtype), copy=copy), lambda dy: (dy,)

@@ -7,13 +7,21 @@ from typing import Any
 
 from minidiff.autodiff import op
 from minidiff.backend import Array
-from minidiff.ops.support import cast, check_floating, dtype_name, normal_axis, numbers, widen, zeros
+from minidiff.ops.support import (
+    check_array,
+    check_floating,
+    dtype_name,
+    normal_axis,
+    numbers,
+    widen,
+    zeros,
+)
 
 _LARGEST_ONE_HOT = 1 << 22  # elements
 
 
 def add_rows(xp: Any, rows: Array, indices: Array, count: int) -> Array:
-    """Scatter-add: y[indices[i]] += rows[i], for y of `count` rows, as products with one-hot matrices.
+    """Scatter-add in float32 at least: y[indices[i]] += rows[i], by products with one-hot matrices.
 
     No library-neutral scatter exists in the standard; a matrix product is deterministic everywhere.
     """
@@ -25,7 +33,7 @@ def add_rows(xp: Any, rows: Array, indices: Array, count: int) -> Array:
         part = slice(start, min(start + step, rows.shape[0]))
         one_hot = xp.astype(names[:, None] == indices[None, part], wide.dtype)
         y = y + one_hot @ wide[part, :]
-    return cast(xp, y, rows)
+    return y
 
 
 @op
@@ -56,12 +64,13 @@ def take_along_axis(xp: Any, x: Any, indices: Any, /, *, axis: int = -1) -> Any:
         chosen = xp.moveaxis(indices % count, axis, -1)[..., None, :] == numbers(xp, count, dy)[:, None]
         wide = widen(xp, xp.moveaxis(dy, axis, -1))[..., None, :]
         dx = xp.sum(xp.where(chosen, wide, xp.zeros_like(wide)), axis=-1)
-        return (cast(xp, xp.moveaxis(dx, -1, axis), dy),)
+        return (xp.moveaxis(dx, -1, axis),)
 
     return xp.take_along_axis(x, indices, axis=axis), vjp
 
 
 def _check_integers(name: str, indices: Array) -> None:
+    check_array(name, "indices", indices)
     if "int" not in dtype_name(indices.dtype):
         raise TypeError(f"{name}: indices must be integers, got {dtype_name(indices.dtype)}")
 

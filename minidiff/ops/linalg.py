@@ -10,7 +10,14 @@ from minidiff.backend import Array
 from minidiff.ops.elementwise import multiply
 from minidiff.ops.shaping import permute_dims, reshape
 from minidiff.ops.statistics import sum
-from minidiff.ops.support import cast, check_floating, check_shape, normal_axes, sum_to, widen
+from minidiff.ops.support import (
+    check_floating,
+    check_shape,
+    narrow,
+    normal_axes,
+    sum_to,
+    widen,
+)
 
 
 @op
@@ -23,7 +30,7 @@ def matmul(xp: Any, x1: Any, x2: Any, /) -> Any:
     a = x1[None, :] if x1.ndim == 1 else x1
     b = x2[:, None] if x2.ndim == 1 else x2
     y = xp.matmul(widen(xp, a), widen(xp, b))
-    y = cast(xp, y, x1) if x1.dtype == x2.dtype else y
+    y = narrow(xp, y, x1) if x1.dtype == x2.dtype else y
     full = tuple(y.shape)
     lost = ((-2,) if x1.ndim == 1 else ()) + ((-1,) if x2.ndim == 1 else ())
 
@@ -31,10 +38,12 @@ def matmul(xp: Any, x1: Any, x2: Any, /) -> Any:
         dy = widen(xp, xp.reshape(dy, full))
 
         def dx1() -> Array:
-            return xp.reshape(sum_to(xp, xp.matmul(dy, xp.matrix_transpose(widen(xp, b))), a), x1.shape)
+            da = xp.matmul(dy, xp.matrix_transpose(widen(xp, b)))
+            return xp.reshape(sum_to(xp, da, tuple(a.shape)), x1.shape)
 
         def dx2() -> Array:
-            return xp.reshape(sum_to(xp, xp.matmul(xp.matrix_transpose(widen(xp, a)), dy), b), x2.shape)
+            db = xp.matmul(xp.matrix_transpose(widen(xp, a)), dy)
+            return xp.reshape(sum_to(xp, db, tuple(b.shape)), x2.shape)
 
         return dx1, dx2
 
@@ -75,14 +84,14 @@ def linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     lead = tuple(x.shape[:-1])
     rows = xp.reshape(x, (math.prod(lead), width))
     y = xp.matmul(widen(xp, rows), widen(xp, weight).T)
-    y = cast(xp, y if bias is None else y + widen(xp, bias), x)
+    y = narrow(xp, y if bias is None else y + widen(xp, bias), x)
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         dy = widen(xp, xp.reshape(dy, (math.prod(lead), out)))
         return (
-            lambda: cast(xp, xp.reshape(xp.matmul(dy, widen(xp, weight)), (*lead, width)), weight),
-            lambda: cast(xp, xp.matmul(dy.T, widen(xp, rows)), weight),
-            lambda: cast(xp, xp.sum(dy, axis=0), weight),
+            lambda: xp.reshape(xp.matmul(dy, widen(xp, weight)), (*lead, width)),
+            lambda: xp.matmul(dy.T, widen(xp, rows)),
+            lambda: xp.sum(dy, axis=0),
         )
 
     return xp.reshape(y, (*lead, out)), vjp

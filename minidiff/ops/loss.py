@@ -12,11 +12,10 @@ from minidiff.backend import Array
 from minidiff.ops.activation import log_softmax, logistic
 from minidiff.ops.support import (
     as_array,
-    cast,
+    check_array,
     check_floating,
     check_shape,
     dtype_name,
-    form,
     normal_axis,
     numbers,
     widen,
@@ -51,11 +50,10 @@ def _of_difference(
     """A loss f(prediction - target), where f returns values and slopes."""
     losses, slope = f(widen(xp, prediction) - widen(xp, target))
     y, share = _reduced(xp, losses, reduction)
-    like = form(prediction)
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         d = slope * (dy * share)
-        return lambda: cast(xp, d, like), lambda: cast(xp, -d, like)
+        return lambda: d, lambda: -d
 
     return y, vjp
 
@@ -130,17 +128,17 @@ def binary_cross_entropy_with_logits(
     z, t = widen(xp, prediction), widen(xp, target)
     losses = xp.maximum(z, xp.zeros_like(z)) - z * t + xp.log1p(xp.exp(-xp.abs(z)))
     y, share = _reduced(xp, losses, reduction)
-    like = form(prediction)
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         d = dy * share
-        return lambda: cast(xp, (logistic(xp, z) - t) * d, like), lambda: cast(xp, -z * d, like)
+        return lambda: (logistic(xp, z) - t) * d, lambda: -z * d
 
     return y, vjp
 
 
 def check_cross_entropy(prediction: Array, target: Array, *, axis: int, reduction: str) -> None:
     """The errors of `cross_entropy`, except for class numbers that are out of range."""
+    check_array("cross_entropy", "target", target)
     if "int" not in dtype_name(target.dtype):
         return check_loss("cross_entropy", prediction, target, reduction=reduction)
     axis = normal_axis(axis, prediction.ndim)
@@ -176,11 +174,10 @@ def cross_entropy(xp: Any, prediction: Any, target: Any, *, axis: int = 1, reduc
     logp, pull = log_softmax.rule(xp, widen(xp, prediction), axis=axis)  # type: ignore[attr-defined]
     counted = xp.where(t == 0, xp.zeros_like(logp), logp)  # 0 * log 0 is 0
     y, share = _reduced(xp, -xp.sum(t * counted, axis=axis), reduction)
-    like = form(prediction)
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         d = (xp.expand_dims(dy, axis=axis) if reduction == "none" else dy) * share
-        return lambda: cast(xp, pull(-t * d)[0], like), lambda: cast(xp, -logp * d, like)
+        return lambda: pull(-t * d)[0], lambda: -logp * d
 
     return y, vjp
 

@@ -14,7 +14,7 @@ from typing import Any
 from minidiff.autodiff import op
 from minidiff.backend import Array
 from minidiff.ops.activation import silu
-from minidiff.ops.support import Form, cast, check_floating, check_shape, form, normal_axes, sum_to, widen
+from minidiff.ops.support import check_floating, check_shape, narrow, normal_axes, sum_to, widen
 
 
 def _standardize(
@@ -92,22 +92,22 @@ def group_norm(
     ----------
     .. [1] Wu, He, "Group normalization", 2018, arXiv:1803.08494, equations 1 and 2.
     """
-    like = form(x)
-    n, c, *image = like.shape
+    shape = tuple(x.shape)
+    n, c, *image = shape
     grouped = (n, groups, c // groups * math.prod(image))
     x_hat, back = _standardize(xp, xp.reshape(widen(xp, x), grouped), (2,), eps)
-    y, affine_vjp = _affine(xp, xp.reshape(x_hat, like.shape), weight, bias, (c, *[1] * len(image)))
+    y, affine_vjp = _affine(xp, xp.reshape(x_hat, shape), weight, bias, (c, *[1] * len(image)))
     y, silu_vjp = silu.rule(xp, y) if activation else (y, lambda dy: (dy,))  # type: ignore[attr-defined]
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         dx_hat, dweight, dbias = affine_vjp(silu_vjp(widen(xp, dy))[0])
         return (
-            lambda: cast(xp, xp.reshape(back(xp.reshape(dx_hat, grouped)), like.shape), like),
+            lambda: xp.reshape(back(xp.reshape(dx_hat, grouped)), shape),
             dweight,
             dbias,
         )
 
-    return cast(xp, y, x), vjp
+    return narrow(xp, y, x), vjp
 
 
 def _affine(
@@ -120,7 +120,7 @@ def _affine(
         y = y + xp.reshape(widen(xp, bias), shape)
 
     def gather(d: Array, like: Array) -> Array:
-        return xp.reshape(sum_to(xp, d, Form(shape, like.dtype)), like.shape)
+        return xp.reshape(sum_to(xp, d, shape), like.shape)
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         return (
@@ -203,12 +203,12 @@ def rms_norm(
 def _over_last_axes(
     xp: Any, x: Array, weight: Any, bias: Any, axis: int | tuple[int, ...], eps: float, *, centre: bool
 ) -> Any:
-    axes, like = normal_axes(axis, x.ndim), form(x)
+    axes = normal_axes(axis, x.ndim)
     x_hat, back = _standardize(xp, widen(xp, x), axes, eps, centre=centre)
-    y, affine_vjp = _affine(xp, x_hat, weight, bias, like.shape[x.ndim - len(axes) :])
+    y, affine_vjp = _affine(xp, x_hat, weight, bias, tuple(x.shape[x.ndim - len(axes) :]))
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         dx_hat, dweight, dbias = affine_vjp(widen(xp, dy))
-        return lambda: cast(xp, back(dx_hat), like), dweight, dbias
+        return lambda: back(dx_hat), dweight, dbias
 
-    return cast(xp, y, x), vjp
+    return narrow(xp, y, x), vjp

@@ -11,12 +11,11 @@ from minidiff.autodiff import op
 from minidiff.backend import Array
 from minidiff.ops.convolution import Geometry, Size
 from minidiff.ops.support import (
-    cast,
     check_at_least,
     check_floating,
     check_images,
     constant,
-    form,
+    narrow,
     pair,
     widen,
     zeros,
@@ -83,7 +82,7 @@ def avg_pool2d(xp: Any, x: Any, kernel: Size, *, stride: Size | None = None) -> 
     array, shape (N, C, (H - KH) // stride + 1, (W - KW) // stride + 1)
     """
     g = pooling_geometry("avg_pool2d", x, kernel, stride)
-    wide, like = widen(xp, x), form(x)
+    shape, wide = tuple(x.shape), widen(xp, x)
     share = 1 / (g.kernel[0] * g.kernel[1])
     y = zeros(xp, (*x.shape[:2], *g.outputs), wide)
     for _, _, window in g.taps():
@@ -91,12 +90,12 @@ def avg_pool2d(xp: Any, x: Any, kernel: Size, *, stride: Size | None = None) -> 
 
     def vjp(dy: Array) -> tuple[Array]:
         part = widen(xp, dy) * share
-        dx = zeros(xp, like.shape, part)
+        dx = zeros(xp, shape, part)
         for _, _, window in g.taps():
             dx[window] += part
-        return (cast(xp, dx, like),)
+        return (dx,)
 
-    return cast(xp, y * share, x), vjp
+    return narrow(xp, y * share, x), vjp
 
 
 def check_upsample2d(x: Array, scale: int, *, mode: str) -> None:
@@ -132,10 +131,11 @@ def upsample2d(xp: Any, x: Any, scale: int, *, mode: str = "nearest") -> Any:
     if mode == "nearest":
         apart = (n, c, h, scale, w, scale)
         y = xp.reshape(xp.broadcast_to(x[:, :, :, None, :, None], apart), (n, c, h * scale, w * scale))
-        return y, lambda dy: (cast(xp, xp.sum(xp.reshape(widen(xp, dy), apart), axis=(3, 5)), dy),)
-    rows, columns = (constant(xp, _bilinear_matrix(size, scale), x) for size in (h, w))
-    y = xp.matmul(xp.matmul(rows, x), columns.T)
-    return y, lambda dy: (xp.matmul(xp.matmul(rows.T, dy), columns),)
+        return y, lambda dy: (xp.sum(xp.reshape(widen(xp, dy), apart), axis=(3, 5)),)
+    wide = widen(xp, x)
+    rows, columns = (constant(xp, _bilinear_matrix(size, scale), wide) for size in (h, w))
+    y = xp.matmul(xp.matmul(rows, wide), columns.T)
+    return narrow(xp, y, x), lambda dy: (xp.matmul(xp.matmul(rows.T, widen(xp, dy)), columns),)
 
 
 def _bilinear_matrix(size: int, scale: int) -> np.ndarray[Any, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from minidiff.autodiff import op
 from minidiff.backend import Array
-from minidiff.ops.support import cast, device, dtype_name, form, normal_axes, normal_axis, sum_to, zeros
+from minidiff.ops.support import device, dtype_name, normal_axes, normal_axis, sum_to, zeros
 
 
 def _at(axis: int, ndim: int, index: int | slice) -> tuple[int | slice, ...]:
@@ -65,27 +65,17 @@ def concat(xp: Any, *arrays: Any, axis: int = 0) -> Any:
     """Join a sequence of arrays along an axis that they have."""
     ndim = arrays[0].ndim
     axis = normal_axis(axis, ndim)
-    forms = [form(a) for a in arrays]
-    ends = accumulate(f.shape[axis] for f in forms)
-    keys = [_at(axis, ndim, slice(end - f.shape[axis], end)) for end, f in zip(ends, forms, strict=True)]
-
-    def vjp(dy: Array) -> list[Array]:
-        return [cast(xp, dy[key], f) for key, f in zip(keys, forms, strict=True)]
-
-    return xp.concat(arrays, axis=axis), vjp
+    lengths = [a.shape[axis] for a in arrays]
+    keys = [_at(axis, ndim, slice(end - n, end)) for end, n in zip(accumulate(lengths), lengths, strict=True)]
+    return xp.concat(arrays, axis=axis), lambda dy: [dy[key] for key in keys]
 
 
 @op
 def stack(xp: Any, *arrays: Any, axis: int = 0) -> Any:
     """Join a sequence of arrays of one shape along a new axis."""
-    forms = [form(a) for a in arrays]
-    ndim = forms[0].ndim + 1
+    ndim, count = arrays[0].ndim + 1, len(arrays)
     axis = normal_axis(axis, ndim)
-
-    def vjp(dy: Array) -> list[Array]:
-        return [cast(xp, dy[_at(axis, ndim, i)], f) for i, f in enumerate(forms)]
-
-    return xp.stack(arrays, axis=axis), vjp
+    return xp.stack(arrays, axis=axis), lambda dy: [dy[_at(axis, ndim, i)] for i in range(count)]
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
@@ -110,8 +100,8 @@ def roll(xp: Any, x: Any, /, shift: Any, *, axis: Any = None) -> Any:
 @op
 def broadcast_to(xp: Any, x: Any, /, shape: tuple[int, ...]) -> Any:
     """Repeat x, without a copy where the library can, to a longer shape."""
-    like = form(x)
-    return xp.broadcast_to(x, tuple(shape)), lambda dy: (sum_to(xp, dy, like),)
+    before = tuple(x.shape)
+    return xp.broadcast_to(x, tuple(shape)), lambda dy: (sum_to(xp, dy, before),)
 
 
 def broadcast_arrays(*arrays: Any) -> list[Any]:

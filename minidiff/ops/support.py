@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import array_api_compat
 import numpy as np
 
-from minidiff.backend import Array
+from minidiff.backend import Array, is_array
 
 _HALF = {"float16", "bfloat16"}
 _FLOATING = _HALF | {"float32", "float64"}
 
 
-class Form(NamedTuple):
-    """What a gradient has in common with its array. A pullback holds this where it does not need the array."""
+def shape_of(x: Any) -> tuple[int, ...]:
+    """The shape of an array; a Python number has shape ().
 
-    shape: tuple[int, ...]
-    dtype: Any
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
+    A pullback that needs no more of an array holds this, and the array can go.
+    """
+    return tuple(getattr(x, "shape", ()))
 
 
-def form(x: Any) -> Form:
-    """The form of an array; a Python number has shape () and no dtype."""
-    return Form(tuple(getattr(x, "shape", ())), getattr(x, "dtype", None))
-
-
-def sum_to(xp: Any, dy: Array, like: Form | Array) -> Array:
-    """Undo broadcasting: add up `dy` until it has the shape, and the dtype, of the array it belongs to."""
-    shape = tuple(like.shape)
-    if tuple(dy.shape) != shape:
-        extra = len(dy.shape) - len(shape)
-        stretched = (i + extra for i, n in enumerate(shape) if n == 1 and dy.shape[i + extra] != 1)
-        dy = xp.reshape(xp.sum(widen(xp, dy), axis=(*range(extra), *stretched)), shape)
-    return cast(xp, dy, like)
+def sum_to(xp: Any, dy: Array, shape: tuple[int, ...]) -> Array:
+    """Undo broadcasting: add up `dy` until it has a shape that can be broadcast to its own."""
+    if tuple(dy.shape) == shape:
+        return dy
+    extra = len(dy.shape) - len(shape)
+    stretched = (i + extra for i, n in enumerate(shape) if n == 1 and dy.shape[i + extra] != 1)
+    return xp.reshape(xp.sum(widen(xp, dy), axis=(*range(extra), *stretched)), shape)
 
 
 def dtype_name(dtype: Any) -> str:
@@ -75,7 +65,12 @@ def widen(xp: Any, x: Array) -> Array:
     return xp.astype(x, xp.float32) if is_half(x) else x
 
 
-def cast(xp: Any, x: Array, like: Form | Array) -> Array:
+def narrow(xp: Any, y: Array, x: Array) -> Array:
+    """A result `y` in the dtype of `x` if that is float16 or bfloat16, else itself."""
+    return xp.astype(y, x.dtype) if y.dtype != x.dtype and is_half(x) else y
+
+
+def cast(xp: Any, x: Array, like: Array) -> Array:
     """`x` in the dtype of `like`."""
     return x if x.dtype == like.dtype else xp.astype(x, like.dtype)
 
@@ -139,8 +134,16 @@ def pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
+def check_array(name: str, what: str, x: Any) -> None:
+    """Raise TypeError unless `x` is an array (None passes)."""
+    if x is not None and not is_array(x):
+        raise TypeError(f"{name}: {what} must be an array, got {x!r}")
+
+
 def check_floating(name: str, **arrays: Any) -> None:
     """Raise TypeError unless all arrays (None passes) have one and the same floating dtype."""
+    for key, x in arrays.items():
+        check_array(name, key, x)
     names = {key: dtype_name(x.dtype) for key, x in arrays.items() if x is not None}
     key, dtype = next(iter(names.items()))
     if dtype not in _FLOATING:

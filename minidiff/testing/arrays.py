@@ -8,9 +8,11 @@ import numpy as np
 
 from minidiff.autodiff import op
 from minidiff.backend import Array, Backend
+from minidiff.ops import isdtype
+from minidiff.ops.support import find_dtype
 from minidiff.testing.case import Host
 
-__all__ = ["error", "is_floating", "lay", "require", "to_host", "weigh"]
+__all__ = ["error", "has_dtype", "is_floating", "lay", "require", "to_host", "weigh"]
 
 
 @op
@@ -31,9 +33,14 @@ def error(actual: Host, expected: Host) -> float:
     return float(np.max(np.where(np.isnan(difference), np.inf, difference), initial=0.0))
 
 
+def has_dtype(backend: Backend, name: str) -> bool:
+    """Whether a library has a dtype; NumPy has bfloat16 by `ml_dtypes`."""
+    return hasattr(backend.xp, name) or (name == "bfloat16" and backend.array_type is np.ndarray)
+
+
 def is_floating(backend: Backend, x: Any) -> bool:
     """Whether `x` is an array of floating numbers on `backend`."""
-    return isinstance(x, backend.array_type) and bool(backend.xp.isdtype(x.dtype, "real floating"))  # type: ignore[attr-defined]
+    return isinstance(x, backend.array_type) and isdtype(x.dtype, "real floating")  # type: ignore[attr-defined]
 
 
 def to_host(backend: Backend, x: Any) -> Any:
@@ -56,7 +63,7 @@ def lay(backend: Backend, host: Host, dtype: str, layout: str) -> Array:
 
     def bring(part: Host) -> Array:
         x = backend.from_numpy(np.array(part, order="C"))
-        return xp.astype(x, getattr(xp, dtype)) if is_floating(backend, x) else x
+        return xp.astype(x, find_dtype(xp, dtype)) if is_floating(backend, x) else x
 
     if layout == "transposed":
         x = xp.permute_dims(bring(host.T), tuple(reversed(range(host.ndim))))

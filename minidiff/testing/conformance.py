@@ -16,7 +16,7 @@ import numpy as np
 from minidiff.autodiff import Parameter, backward, record
 from minidiff.backend import Array, Backend, get_backend, register_backend
 from minidiff.ops.support import dtype_name
-from minidiff.testing.arrays import error, is_floating, lay, require, to_host
+from minidiff.testing.arrays import error, has_dtype, is_floating, lay, require, to_host
 from minidiff.testing.case import Case
 from minidiff.testing.gradient import check_gradient, total, weights_for
 
@@ -82,7 +82,7 @@ def check_case(backend: Backend, case: Case) -> Errors:
         If an error is above its tolerance (1e-5 for float32 results, 1e-6 for float64
         gradients), a dtype changes, or an array was written to.
     """
-    dtypes = [d for d in FORWARD if hasattr(backend.xp, d)]
+    dtypes = [d for d in FORWARD if has_dtype(backend, d)]
     forward = {d: _check_dtype(backend, case, d) for d in dtypes}
     arrays = _place(backend, case, "float64")
     gradient = check_gradient(lambda *xs: case.call(backend, list(xs)), *arrays, backend=backend)

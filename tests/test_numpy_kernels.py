@@ -1,0 +1,277 @@
+"""The kernels of the NumPy backend against the generic rules, in every geometry, memory order and size of panel."""
+
+from __future__ import annotations
+
+import inspect
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from array_api_compat import numpy as xp
+from minidiff_numpy import backend, convolution, normalization, resampling
+from minidiff_numpy.layout import channels_last
+
+from minidiff import ops
+from minidiff.models import UNet
+
+Array = np.ndarray[Any, Any]
+KERNELS = backend().kernels
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}  # of the largest number
+
+
+def run(rule: Callable[..., Any], name: str, arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Call a kernel or rule the way an operation does: with every option."""
+    parameters = inspect.signature(getattr(ops, name)).parameters.values()
+    return rule(xp, *arrays, **{p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | options)
+
+
+def compare(name: str, *arrays: Any, **options: Any) -> None:
+    """Value and gradients of the kernel are those of the rule; inputs are left alone; images are channels-last."""
+    for a in arrays:
+        if a is not None:
+            a.flags.writeable = False
+    y, vjp = run(KERNELS[name], name, arrays, options)
+    expected, expected_vjp = run(getattr(ops, name).rule, name, arrays, options)
+    dy = laid_out(np.random.default_rng(1), expected.shape, expected.dtype)
+    dy.flags.writeable = False
+    pairs = [(y, expected)]
+    for given, mine, other in zip(arrays, vjp(dy), expected_vjp(dy), strict=False):
+        if given is not None:
+            pairs.append((mine() if callable(mine) else mine, other() if callable(other) else other))
+            assert pairs[-1][0].shape == given.shape
+    for mine, other in pairs:
+        assert mine.dtype == other.dtype == arrays[0].dtype
+        bound = TOLERANCE[str(other.dtype)] * np.abs(other).max(initial=1)
+        np.testing.assert_allclose(mine, other, rtol=0, atol=bound)
+    for image in (y, pairs[1][0]):
+        assert image.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def laid_out(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any, order: str = "C") -> Array:
+    """Normal numbers in an order of memory: as written, channels-last, or every second one of a larger array."""
+    if order == "C" or len(shape) != 4:
+        return rng.normal(size=shape).astype(dtype)
+    n, c, h, w = shape
+    if order == "NHWC":
+        return rng.normal(size=(n, h, w, c)).astype(dtype).transpose(0, 3, 1, 2)
+    return rng.normal(size=(n, 2 * c, h, 2 * w)).astype(dtype)[:, ::2, ::-1, 1::2]
+
+
+def geometry(rng: np.random.Generator) -> dict[str, Any]:
+    """Options of a convolution, rows and columns apart; paddings go beyond the kernel."""
+    square = rng.random() < 0.5
+    kernel = (int(rng.choice([1, 2, 3, 4, 5, 7])),) * 2 if square else tuple(map(int, rng.integers(1, 6, 2)))
+    return {
+        "kernel": kernel,
+        "stride": tuple(map(int, rng.choice([1, 1, 2, 3], 2))) if rng.random() < 0.7 else 1,
+        "padding": tuple(int(rng.integers(0, k + 2)) for k in kernel) if rng.random() < 0.7 else 0,
+        "dilation": tuple(map(int, rng.choice([1, 1, 2, 3], 2))),
+    }
+
+
+def drawn(seed: int) -> tuple[np.random.Generator, dict[str, Any], Callable[..., Array]]:
+    rng = np.random.default_rng(seed)
+    dtype, order = rng.choice(["float32", "float64"]), str(rng.choice(["C", "NHWC", "strided"]))
+    return rng, geometry(rng), lambda *shape: laid_out(rng, shape, dtype, order)
+
+
+@pytest.fixture(params=[1 << 20, 1500])
+def panel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Panels of several images, and of a few rows of one."""
+    monkeypatch.setattr(convolution, "_PANEL_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("panel")
+@pytest.mark.parametrize("seed", range(100))
+def test_conv2d(seed: int) -> None:
+    rng, options, array = drawn(seed)
+    kernel = options.pop("kernel")
+    steps = zip(kernel, np.broadcast_to(options["padding"], 2), options["dilation"], strict=True)
+    sides = [int(max(1, d * (k - 1) + 1 - 2 * p) + rng.integers(0, 10)) for k, p, d in steps]
+    n, c, o = int(rng.integers(0, 4)), int(rng.choice([1, 3, 5])), int(rng.integers(1, 7))
+    bias = array(o) if rng.random() < 0.7 else None
+    compare("conv2d", array(n, c, *sides), array(o, c, *kernel), bias, **options)
+
+
+@pytest.mark.usefixtures("panel")
+@pytest.mark.parametrize("seed", range(100))
+def test_conv_transpose2d(seed: int) -> None:
+    rng, options, array = drawn(seed)
+    kernel, dilation = options.pop("kernel"), options["dilation"]
+    stride, padding = (np.broadcast_to(options[name], 2) for name in ("stride", "padding"))
+    extra = [int(rng.integers(0, max(s, d))) for s, d in zip(stride, dilation, strict=True)]
+    least = [
+        max(1, -(-(2 * p - d * (k - 1) - e) // s) + 1)
+        for k, p, d, s, e in zip(kernel, padding, dilation, stride, extra, strict=True)
+    ]
+    sides = [int(rng.integers(a, a + 6)) for a in least]
+    n, c, o = int(rng.integers(0, 4)), int(rng.choice([1, 3, 5])), int(rng.integers(1, 7))
+    bias = array(o) if rng.random() < 0.7 else None
+    options["output_padding"] = tuple(extra)
+    compare("conv_transpose2d", array(n, c, *sides), array(c, o, *kernel), bias, **options)
+
+
+@pytest.mark.usefixtures("panel")
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [(1, 1, 0), (1, 2, 0), (1, 1, 1), (2, 2, 0), (3, 1, 1), (3, 2, 1), (3, 1, 4), (4, 2, 1), (5, 1, 2), (7, 2, 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("batch", [0, 1, 5])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("order", ["C", "NHWC"])
+def test_convolutions_of_networks(
+    kernel: int, stride: int, padding: int, batch: int, channels: int, order: str
+) -> None:
+    rng, options = np.random.default_rng(kernel), {"stride": stride, "padding": padding}
+    weight, bias = laid_out(rng, (8, channels, kernel, kernel), "float32"), laid_out(rng, (8,), "float32")
+    compare("conv2d", laid_out(rng, (batch, channels, 12, 9), "float32", order), weight, bias, **options)
+    compare("conv_transpose2d", laid_out(rng, (batch, 8, 9, 10), "float32", order), weight, None, **options)
+
+
+def test_an_output_padding_that_no_tap_reaches() -> None:
+    """With stride 1 a dilation allows one, and the mirrored correlation would read past the image for it."""
+    rng = np.random.default_rng(0)
+    x, weight = laid_out(rng, (2, 3, 5, 6), "float64"), laid_out(rng, (3, 4, 3, 3), "float64")
+    compare("conv_transpose2d", x, weight, None, dilation=3, output_padding=(2, 1))
+
+
+@pytest.mark.parametrize(("side", "batch"), [(96, 2), (20, 9)])
+def test_panels_of_the_real_size(side: int, batch: int) -> None:
+    """96 x 96 pixels are cut after 9 rows, 20 x 20 after 2 images; neither divides."""
+    rng = np.random.default_rng(2)
+    plan = convolution.Plan((side, side), (side, side), (3, 3), (1, 1), (1, 1), (1, 1))
+    tiles = [(n.stop - n.start, r.stop - r.start) for n, r in plan.tiles(batch, 32, 4)]
+    assert {96: {(1, 9), (1, 6)}, 20: {(2, 20), (1, 20)}}[side] == set(tiles)
+    x, weight = laid_out(rng, (batch, 32, side, side), "float32"), laid_out(rng, (8, 32, 3, 3), "float32")
+    compare("conv2d", x, weight, laid_out(rng, (8,), "float32"), padding=1)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 2)])
+def test_no_full_panel_is_ever_made(kernel: int, stride: int) -> None:
+    rng = np.random.default_rng(3)
+    x = laid_out(rng, (16, 64, 32, 32), "float32", "NHWC")
+    weight, bias = laid_out(rng, (64, 64, kernel, kernel), "float32"), laid_out(rng, (64,), "float32")
+    options = {"stride": stride, "padding": 1, "groups": 1, "dilation": 1}
+    tracemalloc.start()
+    try:
+        y, vjp = KERNELS["conv2d"](xp, x, weight, bias, **options)
+        forward = tracemalloc.get_traced_memory()[1]
+        dy = np.ones_like(y)
+        backward = []
+        for thunk in vjp(dy):
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            thunk()
+            backward.append(tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        tracemalloc.stop()
+    arrays = x.nbytes + y.nbytes + weight.nbytes
+    full = y.size // 64 * kernel * kernel * weight.shape[1] * x.itemsize
+    assert full > 1.5 * arrays + (2 << 20)
+    assert forward < 1.5 * arrays + (2 << 20)
+    assert max(backward) < 1.5 * arrays + (2 << 20)
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_group_norm(seed: int, activation: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, _, array = drawn(seed)
+    monkeypatch.setattr(normalization, "_BLOCK", int(rng.choice([1, 300, 1 << 16])))
+    groups, wide = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    n, h, w = int(rng.integers(0, 6)), int(rng.integers(2, 9)), int(rng.integers(1, 9))
+    c = groups * wide
+    compare(
+        "group_norm", array(n, c, h, w), array(c), array(c), groups=groups, eps=0.01, activation=activation
+    )
+
+
+def test_group_norm_of_images_larger_than_a_block() -> None:
+    rng = np.random.default_rng(4)
+    x = laid_out(rng, (3, 16, 80, 72), "float32", "NHWC")
+    compare("group_norm", x, laid_out(rng, (16,), "float32"), laid_out(rng, (16,), "float32"), groups=4)
+
+
+def test_group_norm_far_from_zero() -> None:
+    rng = np.random.default_rng(5)
+    far = (1000 + rng.normal(size=(4, 32, 32, 32))).astype(np.float32)
+    weight, bias = rng.normal(size=(2, 32)).astype(np.float32)
+    y, vjp = run(KERNELS["group_norm"], "group_norm", (far, weight, bias), {"groups": 8})
+    wide = [a.astype(np.float64) for a in (far, weight, bias)]
+    exact, exact_vjp = run(ops.group_norm.rule, "group_norm", tuple(wide), {"groups": 8})
+    assert np.abs(y - exact).max() < 1e-4
+    dy = rng.normal(size=far.shape)
+    for mine, other in zip(vjp(dy.astype(np.float32)), exact_vjp(dy), strict=True):
+        other = other() if callable(other) else other
+        assert np.abs(mine - other).max() < 1e-4 * np.abs(other).max()
+
+
+@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_upsample2d(seed: int, scale: int) -> None:
+    rng, _, array = drawn(seed)
+    compare(
+        "upsample2d", array(*map(int, rng.integers(0, 4, 1)), *map(int, rng.integers(1, 6, 3))), scale=scale
+    )
+
+
+def left_to_the_rule() -> dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    rng = np.random.default_rng(6)
+    x, w, b = (rng.normal(size=s).astype(np.float32) for s in ((2, 4, 6, 6), (4, 4, 3, 3), (4,)))
+    calls: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
+        "grouped": ("conv2d", (x, w[:, :2], b), {"groups": 2}),
+        "grouped, transposed": ("conv_transpose2d", (x, w[:, :2], b), {"groups": 2}),
+        "bilinear": ("upsample2d", (x,), {"scale": 2, "mode": "bilinear"}),
+        "no weight": ("group_norm", (x, None, b), {"groups": 2}),
+        "no bias": ("group_norm", (x, b, None), {"groups": 2}),
+        "vectors": ("group_norm", (x[:, :, 0, 0], b, b), {"groups": 2}),
+    }
+    for dtype in (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)):
+        half = tuple(a.astype(dtype) for a in (x, w, b))
+        for name, arrays, options in (
+            ("conv2d", half, {}),
+            ("conv_transpose2d", half, {}),
+            ("group_norm", (half[0], half[2], half[2]), {"groups": 2}),
+            ("upsample2d", half[:1], {"scale": 2}),
+        ):
+            calls[f"{name} in {dtype}"] = (name, arrays, options)
+    return calls
+
+
+@pytest.mark.parametrize(("name", "arrays", "options"), left_to_the_rule().values(), ids=left_to_the_rule())
+def test_what_a_kernel_does_not_serve_is_left_to_the_rule(name: str, arrays: Any, options: Any) -> None:
+    assert run(KERNELS[name], name, arrays, options) is NotImplemented
+    y = getattr(ops, name)(*arrays, **options)
+    expected, _ = run(getattr(ops, name).rule, name, arrays, options)
+    assert y.dtype == arrays[0].dtype
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_operations_on_numpy_arrays_use_the_kernels() -> None:
+    rng = np.random.default_rng(7)
+    x, weight, bias = (rng.normal(size=s).astype(np.float32) for s in ((2, 4, 6, 6), (4, 4, 3, 3), (4,)))
+    for y in (
+        ops.conv2d(x, weight, bias),
+        ops.conv_transpose2d(x, weight, bias),
+        ops.group_norm(x, bias, bias, groups=2),
+        ops.upsample2d(x, 2),
+    ):
+        assert not y.flags.c_contiguous
+        assert y.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def test_a_forward_pass_reorders_nothing_but_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    reordered = []
+
+    def watched(x: Array) -> Array:
+        if not x.transpose(0, 2, 3, 1).flags.c_contiguous:
+            reordered.append(x.shape)
+        return channels_last(x)
+
+    for module in (convolution, normalization, resampling):
+        monkeypatch.setattr(module, "channels_last", watched)
+    x = np.random.default_rng(8).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    UNet(3, 8, 3, attention=True)(x, 5)
+    assert reordered == [(2, 3, 8, 8)]
