@@ -1,4 +1,4 @@
-"""How good are the digits that the default run learns to draw, and how long does it take?
+"""Measure how good the digits of the default run are, and how long it takes.
 
     python -m benchmarks.digits [--save]
 

@@ -60,9 +60,8 @@ def main() -> None:
     classes = cli.parse_labels(args.labels or f"0-{len(names) - 1}", len(names)) if names else []
     labels = np.repeat(np.asarray(classes, dtype=np.int64), args.per_label)
     count = len(labels) or args.per_label
-    print(
-        f"model: {args.checkpoint}, {model.num_parameters():,} parameters, trained {description['training']['step']} steps"
-    )
+    trained = description["training"]["step"]
+    print(f"model: {args.checkpoint}, {model.num_parameters():,} parameters, trained for {trained} steps")
 
     rng = Generator(args.seed, backend)
     parts = [

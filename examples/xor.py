@@ -22,7 +22,7 @@ def main() -> int:
 
     x = backend.from_numpy(np.asarray([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.float32))
     y = backend.from_numpy(np.asarray([[0], [1], [1], [0]], dtype=np.float32))
-    model = MLP(2, 8, 1, activation="tanh", rng=Generator(args.seed, backend))
+    model = MLP((2, 8, 1), activation="tanh", rng=Generator(args.seed, backend))
     print(f"model: MLP with {model.num_parameters()} parameters")
 
     optimizer = Adam(model, lr=0.05)

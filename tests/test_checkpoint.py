@@ -27,14 +27,14 @@ from minidiff.checkpoint import (
     read_tensors,
     save_checkpoint,
 )
-from minidiff.models import UNet
+from minidiff.models import MLP, SimpleDenoiser, UNet
 
 
 def small(device: str | Backend = "cpu", seed: int = 0) -> UNet:
     return UNet(1, 2, 1, num_classes=3, rng=Generator(seed, device))
 
 
-def saved(folder: Path, model: UNet | None = None) -> Path:
+def saved(folder: Path, model: Any = None) -> Path:
     model = model or small()
     save_checkpoint(
         folder,
@@ -52,6 +52,20 @@ def test_round_trip_on_every_backend(backend: Backend, tmp_path: Path) -> None:
     for name, array in loaded.state_dict().items():
         assert isinstance(array, backend.array_type)
         np.testing.assert_array_equal(backend.to_numpy(array), backend.to_numpy(model.state_dict()[name]))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        MLP((2, 8, 1), activation="tanh", rng=Generator(0)),
+        SimpleDenoiser(1),
+        UNet(3, 2, 3, attention=True, context_dim=5),
+    ],
+)
+def test_every_model_can_be_made_again(model: Any, tmp_path: Path) -> None:
+    again, _ = load_model(saved(tmp_path / "c", model))
+    assert repr(again) == repr(model)
+    assert again.config == model.config
 
 
 def test_files_are_plain_safetensors(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_simple_denoiser(backend: Backend) -> None:
 
 
 def test_mlp_is_a_model() -> None:
-    model = MLP(2, 8, 1, activation="tanh", rng=Generator(0))
+    model = MLP((2, 8, 1), activation="tanh", rng=Generator(0))
     assert MLP is nn.MLP
     assert model.num_parameters() == 2 * 8 + 8 + 8 + 1
     assert model(np.zeros((5, 7, 2), np.float32)).shape == (5, 7, 1)
@@ -331,8 +331,8 @@ PLAIN, LABELLED, TOLD = UNet(3, 8, 2), UNet(3, 8, 2, num_classes=5), UNet(3, 8, 
         (lambda: UNet(3, 8, 3, attention=True, heads=3), ValueError, "3 heads do not divide 32 channels"),
         (lambda: SimpleDenoiser()(X[..., :7]), ValueError, r"even sides, got \(2, 3, 8, 7\)"),
         (lambda: SimpleDenoiser(1)(X), ValueError, "x has 3 channels but weight expects 1"),
-        (lambda: MLP(2, rng=Generator(0)), ValueError, r"input and output at least are needed, got \(2,\)"),
-        (lambda: MLP(2, 1, rng=Generator(0))(X), ValueError, r"\(2, 3, 8, 8\).*\(1, 2\)"),
+        (lambda: MLP([2], rng=Generator(0)), ValueError, r"input and output at least are needed, got \(2,\)"),
+        (lambda: MLP([2, 1], rng=Generator(0))(X), ValueError, r"\(2, 3, 8, 8\).*\(1, 2\)"),
     ],
 )  # fmt: skip
 def test_errors_name_the_numbers(call: Callable[[], Any], kind: type[Exception], message: str) -> None:

@@ -60,7 +60,7 @@ IMAGES = (2, 4, 4, 6)
 
 # name: ours, the same from `Reference`, shapes of the inputs
 BLOCKS: dict[str, tuple[Callable[[Generator], nn.Module], Callable[..., Any], list[tuple[int, ...]]]] = {
-    "MLP": (lambda r: nn.MLP(3, 5, 4, 2, activation="tanh", rng=r), Reference.mlp, [(6, 3)]),
+    "MLP": (lambda r: nn.MLP((3, 5, 4, 2), activation="tanh", rng=r), Reference.mlp, [(6, 3)]),
     "ConvBlock": (lambda r: nn.ConvBlock(4, 16, rng=r), Reference.conv_block, [IMAGES]),
     "ConvBlock 5x5, stride 2, relu": (
         lambda r: nn.ConvBlock(4, 6, 5, stride=2, activation="relu", rng=r),
@@ -402,7 +402,7 @@ ONES = np.ones((2, 6, 4, 4), np.float32)
         (lambda: nn.Dropout(1.0), ValueError, r"p must be in \[0, 1\), got 1.0"),
         (lambda: nn.Downsample(4, method="stride", rng=RNG), ValueError, "'stride'; one of conv3, conv4, max_pool"),
         (lambda: nn.Upsample(4, method="bilinear", rng=RNG), ValueError, "'bilinear'; one of nearest, transposed"),
-        (lambda: nn.MLP(3, rng=RNG), ValueError, r"widths of input and output at least.*\(3,\)"),
+        (lambda: nn.MLP([3], rng=RNG), ValueError, r"widths of input and output at least.*\(3,\)"),
         (lambda: nn.Conv2d(4, 6, 3, rng=RNG)(ONES), ValueError, "x has 6 channels but weight expects 4"),
         (lambda: nn.GroupNorm(2, 4, rng=RNG)(ONES), ValueError, r"\(4,\), expected \(6,\)"),
         (lambda: nn.Linear(5, 2, rng=RNG)(ONES), ValueError, r"\(2, 6, 4, 4\).*\(2, 5\)"),

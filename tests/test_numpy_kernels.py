@@ -136,6 +136,9 @@ def test_an_output_padding_that_no_tap_reaches() -> None:
     rng = np.random.default_rng(0)
     x, weight = laid_out(rng, (2, 3, 5, 6), "float64"), laid_out(rng, (3, 4, 3, 3), "float64")
     compare("conv_transpose2d", x, weight, None, dilation=3, output_padding=(2, 1))
+    one = weight[:, :, :1, :1].copy()  # with padding 1 the sides stay, but the pixels move
+    compare("conv_transpose2d", x, one, None, dilation=3, padding=1, output_padding=2)
+    compare("conv2d", x[:, :, :3, :3].copy(), one.reshape(4, 3, 1, 1), None, stride=2, padding=1)
 
 
 @pytest.mark.parametrize(("side", "batch"), [(96, 2), (20, 9)])

@@ -139,7 +139,18 @@ def test_no_labels(tmp_path: Path) -> None:
 
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_digits.py"
-ARGUMENTS = ["--steps", "24", "--channels", "2", "--batch-size", "8", "--checkpoint-every", "2", "--sample-every", "12"]
+ARGUMENTS = [
+    "--steps",
+    "24",
+    "--channels",
+    "2",
+    "--batch-size",
+    "8",
+    "--checkpoint-every",
+    "2",
+    "--sample-every",
+    "12",
+]
 
 
 def start(folder: Path) -> subprocess.Popen[str]:

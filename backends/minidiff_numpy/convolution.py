@@ -33,9 +33,8 @@ class Plan:
 
     @property
     def is_product(self) -> bool:
-        """Whether this is a 1x1 convolution: one matrix product, no panel."""
-        unit = self.kernel == self.stride == (1, 1)
-        return unit and self.padding == (0, 0) and self.inputs == self.outputs
+        """Whether every pixel meets one tap, in its place: then one matrix product is enough."""
+        return self.kernel == (1, 1) and self.padding == (0, 0) and self.inputs == self.outputs
 
     def reversed(self) -> Plan | None:
         """The plan by which mirrored filters correlate results back to images, if there is one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,17 +19,18 @@ class MLP(Module):
 
     Parameters
     ----------
-    *widths : int
-        Of the input, of each hidden layer, and of the output.
+    widths : sequence of int
+        Of the input, of each hidden layer, and of the output: (2, 8, 1).
     activation : str
         A name that `Activation` knows.
     rng : Generator
         Draws the initial values; its device is where they live.
     """
 
-    def __init__(self, *widths: int, activation: str = "relu", rng: Generator) -> None:
+    def __init__(self, widths: Sequence[int], *, activation: str = "relu", rng: Generator) -> None:
         if len(widths) < 2:
-            raise ValueError(f"MLP: the widths of input and output at least are needed, got {widths}")
+            raise ValueError(f"MLP: the widths of input and output at least are needed, got {tuple(widths)}")
+        self.config = {"widths": list(widths), "activation": activation}
         layers: list[Module] = []
         for inner, outer in pairwise(widths):
             layers += [Linear(inner, outer, rng=rng), Activation(activation)]
