@@ -411,7 +411,6 @@ def _flow(end: Node, dy: Array, since: int = 0) -> dict[Node, Array]:
                 arrived[parent] = grad
                 if parent.pull and parent.number >= since:
                     heappush(waiting, (-parent.number, parent))
-        del pull, dy  # or the next node's pullback would run beside what this one kept
     return arrived
 
 

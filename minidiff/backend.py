@@ -55,7 +55,9 @@ class Backend:
     synchronize : callable
         Return when every queued kernel has finished (for timing, not for correctness).
     kernels : mapping of str to Rule
-        Rules that stand in for the generic rule of the same name.
+        Rules that stand in for the generic rule of the same name. Each gets arguments that
+        were checked, and every option; it may return NotImplemented, and then the generic
+        rule runs. `minidiff.testing.check_backend` compares the two.
     numbered : callable, optional
         `numbered(1)` is the backend of the second device of this kind.
     """

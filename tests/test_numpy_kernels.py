@@ -11,11 +11,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from array_api_compat import numpy as xp
-from minidiff_numpy import backend, convolution, normalization, resampling
-from minidiff_numpy.layout import channels_last
 
 from minidiff import ops
 from minidiff.models import UNet
+from minidiff_numpy import backend, convolution, normalization, resampling
+from minidiff_numpy.layout import channels_last
 
 Array = np.ndarray[Any, Any]
 KERNELS = backend().kernels

@@ -42,8 +42,8 @@ def compare(ours: Function, theirs: Function, *arrays: Any) -> None:
     np.testing.assert_allclose(ours(*inputs), expected.detach().numpy(), rtol=1e-10, atol=1e-10)
     _, grads = value_and_grad(lambda: ops.sum(ops.multiply(ours(*inputs), weights)), parameters)()
     for i, grad in grads.items():
-        theirs_grad = tensors[int(i)].grad
-        wanted = torch.zeros_like(tensors[int(i)]) if theirs_grad is None else theirs_grad
+        tensor: Any = tensors[int(i)]
+        wanted = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
         np.testing.assert_allclose(grad, wanted.numpy(), rtol=1e-10, atol=1e-10, err_msg=f"gradient {i}")
 
 

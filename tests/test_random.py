@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import load
-from minidiff_numpy import random as kernels
 
 from minidiff import philox as rules
 from minidiff.backend import Backend
 from minidiff.random import Generator, observe_draws, replay_draws
+from minidiff_numpy import random as kernels
 
 MOST = 2**64 - 1
 KERNELS = {"random_words": kernels.random_words, "random_normal": kernels.random_normal}

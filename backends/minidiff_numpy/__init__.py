@@ -1,4 +1,4 @@
-"""NumPy on the CPU, with images channels-last in memory."""
+"""NumPy on the CPU, with images channels-last in memory and work shared out to a thread for each core."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from array_api_compat import numpy as xp
 
 from minidiff.backend import Backend
 from minidiff_numpy.convolution import conv2d, conv_transpose2d
+from minidiff_numpy.lanes import set_num_threads
 from minidiff_numpy.normalization import group_norm
 from minidiff_numpy.random import random_normal, random_words
 from minidiff_numpy.resampling import upsample2d
 
-__all__ = ["backend"]
+__all__ = ["backend", "set_num_threads"]
 
 
 def backend() -> Backend:

@@ -8,16 +8,16 @@ carry both operations and all their gradients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
 
-_PANEL_BYTES = 1 << 20
+_PANEL_BYTES = 1 << 20  # in each lane
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,20 @@ class Plan:
             return None
         return Plan(self.outputs, self.inputs, self.kernel, (1, 1), (top, left), self.dilation)
 
-    def tiles(self, images: int, channels: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
-        """Parts of the batch whose panel is small: several images, or several rows of one image."""
+    def tiles(self, images: int, channels: int, itemsize: int) -> list[tuple[slice, slice]]:
+        """Parts of the batch whose panel is small, enough for every lane: some images, or some rows of one image."""
         row = max(1, self.outputs[1] * self.kernel[0] * self.kernel[1] * channels * itemsize)
-        rows = max(1, _PANEL_BYTES // row)
-        height = self.outputs[0]
-        if rows >= height:
-            step = rows // height
-            yield from ((slice(n, min(n + step, images)), slice(0, height)) for n in range(0, images, step))
-        else:
-            for n in range(images):
-                yield from (
-                    (slice(n, n + 1), slice(r, min(r + rows, height))) for r in range(0, height, rows)
-                )
+        rows, height = max(1, _PANEL_BYTES // row), self.outputs[0]
+        if images == 1:
+            rows = min(rows, -(-height // lanes.count()))
+        if rows < height:
+            return [
+                (slice(n, n + 1), slice(r, min(r + rows, height)))
+                for n in range(images)
+                for r in range(0, height, rows)
+            ]
+        step = max(1, min(rows // height, -(-images // lanes.count())))
+        return [(slice(n, min(n + step, images)), slice(0, height)) for n in range(0, images, step)]
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -76,8 +77,8 @@ def _padded(x: Array, plan: Plan) -> Array:
     return y
 
 
-def _panel(padded: Array, plan: Plan, images: slice, rows: slice, buffer: Array) -> Array:
-    """The pixels of contiguous images under the filter, (images * rows * columns, KH * KW * C), in `buffer`."""
+def _panel(padded: Array, plan: Plan, images: slice, rows: slice) -> Array:
+    """The pixels of contiguous images under the filter, (images * rows * columns, KH * KW * C), in a lane's buffer."""
     n, r = images.stop - images.start, rows.stop - rows.start
     (kh, kw), (sh, sw), (dh, dw) = plan.kernel, plan.stride, plan.dilation
     _, h, w, c = padded.shape
@@ -87,29 +88,26 @@ def _panel(padded: Array, plan: Plan, images: slice, rows: slice, buffer: Array)
     strides: tuple[int, ...] = (image, line * sh, pixel * sw, line * dh, pixel * dw, item)
     if dw == 1:  # a row of taps is contiguous: copy it in one go
         shape, strides = (*shape[:4], kw * c), (*strides[:4], item)
-    panel = buffer[: n * r * plan.outputs[1] * kh * kw * c].reshape(shape)
+    panel = lanes.scratch("panel", shape, padded.dtype)
     np.copyto(panel, as_strided(padded[images, rows.start * sh :], shape, strides, writeable=False))
     return panel.reshape(-1, kh * kw * c)
 
 
-def _buffer(plan: Plan, images: int, channels: int, dtype: Any) -> Array:
-    taps = plan.outputs[1] * plan.kernel[0] * plan.kernel[1] * channels
-    tiles = plan.tiles(images, channels, dtype.itemsize)
-    pixels = max(((n.stop - n.start) * (r.stop - r.start) for n, r in tiles), default=0)
-    return np.empty(pixels * taps, dtype)
-
-
-def correlate(x: Array, filters: Array, plan: Plan) -> Array:
-    """Images (N, *inputs, C) and filters (KH, KW, C, O) -> images (N, *outputs, O)."""
+def correlate(x: Array, filters: Array, plan: Plan, bias: Array | None = None) -> Array:
+    """Images (N, *inputs, C) and filters (KH, KW, C, O), and a bias (O,) -> images (N, *outputs, O)."""
     n, c, o = x.shape[0], filters.shape[2], filters.shape[3]
     matrix = filters.reshape(-1, o)
     y = np.empty((n, *plan.outputs, o), x.dtype)
-    if plan.is_product:
-        np.matmul(x.reshape(-1, c), matrix, out=y.reshape(-1, o))
-        return y
-    padded, buffer = _padded(x, plan), _buffer(plan, n, c, x.dtype)
-    for images, rows in plan.tiles(n, c, x.itemsize):
-        np.matmul(_panel(padded, plan, images, rows, buffer), matrix, out=y[images, rows].reshape(-1, o))
+    padded = _padded(x, plan)
+
+    def part(tile: tuple[slice, slice]) -> None:
+        pixels = x[tile].reshape(-1, c) if plan.is_product else _panel(padded, plan, *tile)
+        out = y[tile].reshape(-1, o)
+        np.matmul(pixels, matrix, out=out)
+        if bias is not None:
+            out += bias
+
+    lanes.each(part, plan.tiles(n, c, x.itemsize))
     return y
 
 
@@ -122,12 +120,13 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
     (h, w), (top, left), (sh, sw), (dh, dw) = plan.inputs, plan.padding, plan.stride, plan.dilation
     padded = np.zeros((n, h + 2 * top, w + 2 * left, c), y.dtype)
     matrix = filters.reshape(-1, o).T
-    buffer = _buffer(plan, n, c, y.dtype)
     width = plan.outputs[1]
-    for images, rows in plan.tiles(n, c, y.itemsize):
+
+    def part(tile: tuple[slice, slice]) -> None:
+        images, rows = tile
         count, lines = images.stop - images.start, rows.stop - rows.start
-        panel = buffer[: count * lines * width * kh * kw * c].reshape(-1, kh * kw * c)
-        np.matmul(y[images, rows].reshape(-1, o), matrix, out=panel)
+        panel = lanes.scratch("panel", (count * lines * width, kh * kw * c), y.dtype)
+        np.matmul(y[tile].reshape(-1, o), matrix, out=panel)
         taps = panel.reshape(count, lines, width, kh, kw, c)
         for i in range(kh):
             first = rows.start * sh + i * dh
@@ -138,18 +137,35 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
                     j * dw : j * dw + (width - 1) * sw + 1 : sw,
                 ]
                 window += taps[:, :, :, i, j]
+
+    def image(tiles: list[tuple[slice, slice]]) -> None:
+        for tile in tiles:  # rows of one image overlap: one after the other
+            part(tile)
+
+    by_image: dict[int, list[tuple[slice, slice]]] = {}
+    for tile in plan.tiles(n, c, y.itemsize):
+        by_image.setdefault(tile[0].start, []).append(tile)
+    lanes.each(image, by_image.values())
     return np.ascontiguousarray(padded[:, top : top + h, left : left + w])
 
 
 def filters_between(x: Array, y: Array, plan: Plan) -> Array:
     """Images (N, *inputs, C) and (N, *outputs, O) -> the filters (KH, KW, C, O) that join them."""
     n, c, o = x.shape[0], x.shape[3], y.shape[3]
-    if plan.is_product:
-        return (x.reshape(-1, c).T @ y.reshape(-1, o)).reshape(1, 1, c, o)
-    total = np.zeros((plan.kernel[0] * plan.kernel[1] * c, o), x.dtype)
-    padded, buffer = _padded(x, plan), _buffer(plan, n, c, x.dtype)
-    for images, rows in plan.tiles(n, c, x.itemsize):
-        total += _panel(padded, plan, images, rows, buffer).T @ y[images, rows].reshape(-1, o)
+    tiles = plan.tiles(n, c, x.itemsize)
+    padded = _padded(x, plan)
+    shares = min(lanes.count(), len(tiles))
+    totals = np.zeros((shares, plan.kernel[0] * plan.kernel[1] * c, o), x.dtype)
+
+    def share(i: int) -> None:  # always the same tiles in the same order, so that sums have the same bits
+        for tile in tiles[i::shares]:
+            pixels = x[tile].reshape(-1, c) if plan.is_product else _panel(padded, plan, *tile)
+            totals[i] += np.matmul(
+                pixels.T, y[tile].reshape(-1, o), out=lanes.scratch("sum", totals[i].shape, x.dtype)
+            )
+
+    lanes.each(share, range(shares))
+    total: Array = totals.sum(axis=0)
     return total.reshape(*plan.kernel, c, o)
 
 
@@ -184,9 +200,7 @@ def conv2d(
     ]
     plan = Plan(x.shape[2:], (sides[0], sides[1]), kernel, s, p, d)
     image = channels_last(x)
-    y = correlate(image, _hwio(weight), plan)
-    if bias is not None:
-        y += bias
+    y = correlate(image, _hwio(weight), plan, bias)
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         d_image = channels_last(dy)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
 
 _BLOCK = 1 << 16  # elements
 
 
 def _blocks(x: Array) -> Iterator[slice]:
-    step = max(1, _BLOCK // max(1, x[:1].size))
+    step = max(1, min(_BLOCK // max(1, x[:1].size), -(-x.shape[0] // lanes.count())))
     return (slice(n, n + step) for n in range(0, x.shape[0], step))
 
 
@@ -67,7 +68,8 @@ def group_norm(
     image = channels_last(x).reshape(n, h * w, c)
     count = h * w * c // groups
     x_hat, y, rstd = np.empty_like(image), np.empty_like(image), np.empty((n, 1, c), image.dtype)
-    for b in _blocks(image):
+
+    def normalize(b: slice) -> None:
         centred = np.subtract(image[b], _group_means(_sum_positions(image[b]), groups, count), out=x_hat[b])
         centred -= _group_means(_sum_positions(centred), groups, count)  # what rounding took from the mean
         np.multiply(centred, centred, out=y[b])
@@ -78,11 +80,14 @@ def group_norm(
         if activation:
             _add_silu(y[b])
 
+    lanes.each(normalize, _blocks(image))
+
     def vjp(dy: Array) -> tuple[Any, Any, Any]:
         d_image = channels_last(dy).reshape(n, h * w, c)
         dx = np.empty_like(x_hat)
-        dweight, dbias = np.zeros((2, c), x_hat.dtype)
-        for b in _blocks(x_hat):
+        along, across = np.empty((2, n, 1, c), x_hat.dtype)
+
+        def pull(b: slice) -> None:
             dz = dx[b]
             if activation:
                 z = x_hat[b] * weight
@@ -90,13 +95,13 @@ def group_norm(
                 np.multiply(d_image[b], _silu_slope(z), out=dz)
             else:
                 dz[...] = d_image[b]
-            along, across = _sum_positions(dz), _sum_positions(dz * x_hat[b])
-            dbias += along.sum(axis=(0, 1))
-            dweight += across.sum(axis=(0, 1))
+            along[b], across[b] = _sum_positions(dz), _sum_positions(dz * x_hat[b])
             dz *= weight
-            dz -= _group_means(along * weight, groups, count)
-            dz -= x_hat[b] * _group_means(across * weight, groups, count)
+            dz -= _group_means(along[b] * weight, groups, count)
+            dz -= x_hat[b] * _group_means(across[b] * weight, groups, count)
             dz *= rstd[b]
-        return as_nchw(dx.reshape(n, h, w, c)), dweight, dbias
+
+        lanes.each(pull, _blocks(x_hat))
+        return as_nchw(dx.reshape(n, h, w, c)), across.sum(axis=(0, 1)), along.sum(axis=(0, 1))
 
     return as_nchw(y.reshape(n, h, w, c)), vjp

@@ -1,0 +1,159 @@
+"""Lanes: a few worker threads of our own, each of which runs whole NumPy calls with BLAS at one thread.
+
+BLAS's own threads serve one large product at a time, and spin while they wait for each
+other in between; convolution is many small products, transforms and copies. Cutting a
+batch into work items and giving those to lanes keeps every core busy with all of it.
+
+Manners: BLAS's thread count is one while lanes run and restored after; the caller's
+threads and affinities are never touched; a call from a second thread, or from inside a
+lane, does its work itself; after a fork the child makes lanes of its own. Which lane
+takes an item does not change results, since every item writes its own part of them.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+
+from minidiff_numpy.layout import Array
+
+__all__ = ["count", "each", "scratch", "set_num_threads"]
+
+T = TypeVar("T")
+
+_busy = threading.Lock()  # held while lanes run
+_pool: ThreadPoolExecutor | None = None
+_count = 0  # not asked for yet
+_blas: list[Any] | None = None  # controllers of NumPy's BLAS
+_buffers = threading.local()
+
+
+def count() -> int:
+    """How many lanes there are: `set_num_threads`, else MINIDIFF_NUM_THREADS, else the cores of this process."""
+    if not _count:
+        asked = os.environ.get("MINIDIFF_NUM_THREADS")
+        set_num_threads(int(asked) if asked else len(_cores()))
+    return _count
+
+
+def set_num_threads(threads: int) -> None:
+    """Use this many lanes from now on; 1 computes in the caller's thread.
+
+    Raises
+    ------
+    ValueError
+        If `threads` is below 1.
+    """
+    global _count, _pool
+    if threads < 1:
+        raise ValueError(f"set_num_threads: at least 1 thread is needed, got {threads}")
+    with _busy:
+        _count = threads
+        if _pool is not None:
+            _pool.shutdown()
+            _pool = None
+
+
+def each(function: Callable[[T], object], items: Iterable[T]) -> None:
+    """Call `function(item)` for every item, on all lanes at once; return when all are done."""
+    work = list(items)
+    lanes = min(count(), len(work))
+    if not _busy.acquire(blocking=False):
+        _alone(function, work)
+        return
+    try:
+        with _single_threaded_blas():
+            if lanes < 2:
+                _alone(function, work)
+            else:
+                _share(function, iter(work), lanes)
+    finally:
+        _busy.release()
+
+
+def _alone(function: Callable[[T], object], work: Iterable[T]) -> None:
+    for item in work:
+        function(item)
+
+
+def _share(function: Callable[[T], object], work: Iterator[T], lanes: int) -> None:
+    global _pool
+    if _pool is None:
+        cores = iter(_cores())
+        _pool = ThreadPoolExecutor(_count, "minidiff-lane", initializer=lambda: _pin(next(cores, None)))
+    turn = threading.Lock()
+    end = object()
+
+    def lane() -> None:
+        while True:
+            with turn:
+                item: Any = next(work, end)
+            if item is end:
+                return
+            function(item)
+
+    futures = [_pool.submit(contextvars.copy_context().run, lane) for _ in range(lanes)]
+    errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """A buffer of this thread, with whatever is in it; the next call with the same name and dtype reuses it."""
+    size, key = math.prod(shape), (name, np.dtype(dtype))
+    held: dict[Any, Array] = _buffers.__dict__
+    buffer = held.get(key)
+    if buffer is None or buffer.size < size:
+        buffer = held[key] = np.empty(size, dtype)
+    return buffer[:size].reshape(shape)
+
+
+def _cores() -> list[int]:
+    return (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
+
+
+def _pin(core: int | None) -> None:
+    """Keep this lane on one core: else Linux wakes it on the caller's, and both share it for milliseconds."""
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+@contextmanager
+def _single_threaded_blas() -> Iterator[None]:
+    global _blas
+    if _blas is None:
+        from threadpoolctl import ThreadpoolController
+
+        loaded = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
+        _blas = [lib for lib in loaded if "numpy" in lib.filepath] or loaded
+    before = [lib.num_threads for lib in _blas]
+    try:
+        for lib in _blas:
+            lib.set_num_threads(1)
+        yield
+    finally:
+        for lib, threads in zip(_blas, before, strict=True):
+            lib.set_num_threads(threads)
+
+
+def _after_fork() -> None:
+    """A child has none of the parent's lanes, and its lock may be held by a thread that does not exist here."""
+    global _pool, _busy
+    _pool, _busy = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

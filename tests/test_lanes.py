@@ -1,0 +1,163 @@
+"""Lanes: every item once, the same bits always, and nothing of the caller's changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from threadpoolctl import ThreadpoolController
+
+from minidiff import Generator, ops, value_and_grad
+from minidiff.models import UNet
+from minidiff_numpy import lanes
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = lanes.count()
+    lanes.set_num_threads(request.param)
+    yield request.param
+    lanes.set_num_threads(before)
+
+
+def blas_threads() -> list[int]:
+    return [lib.num_threads for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
+
+
+def test_every_item_once(threads: int) -> None:
+    done: list[int] = []
+    seen: set[str] = set()
+
+    def work(i: int) -> None:
+        done.append(i)
+        seen.add(threading.current_thread().name)
+
+    lanes.each(work, range(200))
+    assert sorted(done) == list(range(200))
+    assert (threading.current_thread().name in seen) == (threads == 1)
+    lanes.each(work, [])
+
+
+def test_blas_has_one_thread_inside_and_its_own_count_after(threads: int) -> None:
+    before, inside = blas_threads(), []
+    lanes.each(lambda _: inside.append(max(blas_threads())), range(4))
+    assert set(inside) == {1}
+    assert blas_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinities")
+def test_the_caller_keeps_its_cores(threads: int) -> None:
+    before = os.sched_getaffinity(0)
+    lanes.each(lambda _: None, range(4))
+    assert os.sched_getaffinity(0) == before
+
+
+def test_errors_reach_the_caller_and_lanes_go_on(threads: int) -> None:
+    def work(i: int) -> None:
+        if i == 3:
+            raise ArithmeticError("three")
+
+    before = blas_threads()
+    with pytest.raises(ArithmeticError, match="three"):
+        lanes.each(work, range(9))
+    assert blas_threads() == before
+    done: list[int] = []
+    lanes.each(done.append, range(3))
+    assert sorted(done) == [0, 1, 2]
+
+
+def test_calls_from_lanes_and_from_many_threads(threads: int) -> None:
+    total = np.zeros((8, 10, 5))
+
+    def inner(i: int, j: int) -> None:
+        lanes.each(lambda k: total.__setitem__((i, j, k), 1 + total[i, j, k]), range(5))
+
+    def outer(i: int) -> None:
+        lanes.each(lambda j: inner(i, j), range(10))
+
+    callers = [threading.Thread(target=outer, args=(i,)) for i in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert (total == 1).all()
+
+
+def test_context_reaches_lanes(threads: int) -> None:
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        lanes.each(lambda _: np.ones(3) / np.zeros(3), range(4))
+
+
+def step(seed: int = 0) -> tuple[Any, dict[str, Any]]:
+    model = UNet(1, 8, 1, rng=Generator(seed))
+    x = Generator(1).normal((5, 1, 12, 8))
+    value, grads = value_and_grad(lambda: ops.mse_loss(model(x, 7), x), model)()
+    return value, grads
+
+
+def test_the_same_bits_every_time(threads: int) -> None:
+    value, grads = step()
+    for _ in range(3):
+        again, others = step()
+        assert again == value
+        assert all(np.array_equal(grads[name], others[name]) for name in grads)
+
+
+def test_results_do_not_depend_on_the_number_of_lanes_beyond_rounding(threads: int) -> None:
+    value, grads = step()
+    lanes.set_num_threads(4)
+    other, others = step()
+    np.testing.assert_allclose(value, other, rtol=1e-6)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(grad, others[name], rtol=1e-4, atol=1e-6 * max(1, np.abs(grad).max()))
+
+
+def test_a_buffer_is_used_again_and_is_one_threads_own() -> None:
+    first = lanes.scratch("test", (4, 5))
+    assert np.shares_memory(first, lanes.scratch("test", (3,)))
+    assert not np.shares_memory(first, lanes.scratch("test", (3,), np.float64))
+    other: list[np.ndarray[Any, Any]] = []
+    thread = threading.Thread(target=lambda: other.append(lanes.scratch("test", (4, 5))))
+    thread.start()
+    thread.join()
+    assert not np.shares_memory(first, other[0])
+
+
+def run(code: str, **environment: str) -> str:
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_number_of_lanes() -> None:
+    code = "from minidiff_numpy import lanes; print(lanes.count())"
+    assert run(code, MINIDIFF_NUM_THREADS="5") == "5"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert run(code, MINIDIFF_NUM_THREADS="") == str(cores)
+    with pytest.raises(ValueError, match="at least 1 thread is needed, got 0"):
+        lanes.set_num_threads(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_has_lanes_of_its_own() -> None:
+    code = """
+import os
+from minidiff_numpy import lanes
+lanes.set_num_threads(2)
+done = []
+lanes.each(done.append, range(4))
+child = os.fork()
+if child == 0:
+    lanes.each(done.append, range(4))
+    os._exit(0 if sorted(done) == [0, 0, 1, 1, 2, 2, 3, 3] else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(code) == "0"
