@@ -35,7 +35,20 @@ Rule: TypeAlias = Callable[..., Any]  # (xp, *arrays, **options) -> (array, vjp)
 
 
 class BackendUnavailable(RuntimeError):
-    """A backend is installed but cannot work here; the message says why and what mends it."""
+    """A backend is installed but cannot work here.
+
+    Parameters
+    ----------
+    cause : str
+        What is missing.
+    fix : str
+        The command or step that mends it.
+    """
+
+    def __init__(self, cause: str, fix: str) -> None:
+        super().__init__(f"{cause}; {fix}")
+        self.cause = cause
+        self.fix = fix
 
 
 @dataclass(frozen=True, eq=False)

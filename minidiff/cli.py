@@ -119,7 +119,7 @@ def choose_device(name: str) -> Backend:
             name, why = "cuda", "a GPU works"
             get_backend(name)
         except BackendUnavailable as reason:
-            name, why = "cpu", f"no GPU: {reason}"
+            name, why = "cpu", f"no GPU: {reason.cause}"
     try:
         backend = get_backend(name)
     except ValueError as error:

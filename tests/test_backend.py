@@ -230,7 +230,9 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cupy(monkeypatch, 2)
     assert get_backend("cuda").device == "cuda"
     assert get_backend("cuda:1").device == "cuda:1"
-    with pytest.raises(BackendUnavailable, match=r"no cuda:2: this machine has 2 GPU\(s\), cuda:0 to cuda:1"):
+    with pytest.raises(
+        BackendUnavailable, match=r"no cuda:2: this machine has 2 GPU\(s\); use one of cuda:0 to cuda:1"
+    ):
         get_backend("cuda:2")
 
 

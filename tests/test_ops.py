@@ -275,8 +275,8 @@ def test_functions_without_a_gradient_return_plain_arrays(backend: Backend) -> N
         assert backend.to_numpy(ops.argmax(p)) == 2
         results: list[Any] = [ops.sign(p), p > 0, p >= 0.0, p != p, ops.less(0.0, p), ops.isnan(p)]
         for made in results:
-            assert isinstance(made, backend.array_type)
             assert made.shape == (3,)
+            assert isinstance(made, backend.array_type)
     np.testing.assert_array_equal(backend.to_numpy(p > 0), [True, False, True])
     np.testing.assert_array_equal(backend.to_numpy(0 < p), [True, False, True])  # noqa: SIM300
     np.testing.assert_array_equal(backend.to_numpy(p == 1), [True, False, False])

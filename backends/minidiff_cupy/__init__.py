@@ -21,8 +21,8 @@ def backend() -> Backend:
         import cupy
     except ImportError as error:
         raise BackendUnavailable(
-            f"CuPy cannot be imported ({error}). Install it with: pip install 'minidiff[cuda12]' "
-            "(or 'minidiff[cuda13]' for a driver that supports CUDA 13)"
+            f"CuPy cannot be imported ({error})",
+            "install it with: pip install 'minidiff[cuda12]' ('minidiff[cuda13]' for a CUDA 13 driver)",
         ) from error
     _require_gpu(cupy)
     return _on(cupy, "cuda", None)
@@ -33,11 +33,13 @@ def _require_gpu(cupy: Any) -> None:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise BackendUnavailable(
-            f"no usable NVIDIA driver or GPU ({error}). `nvidia-smi` must list a GPU; "
-            "in a container, start it with `docker run --gpus all`"
+            f"no usable NVIDIA driver or GPU ({error})",
+            "`nvidia-smi` must list a GPU; in a container, start it with `docker run --gpus all`",
         ) from error
     if count == 0:
-        raise BackendUnavailable("the NVIDIA driver sees no GPU; check CUDA_VISIBLE_DEVICES and `nvidia-smi`")
+        raise BackendUnavailable(
+            "the NVIDIA driver sees no GPU", "check CUDA_VISIBLE_DEVICES and that `nvidia-smi` lists one"
+        )
 
 
 def _on(cupy: Any, name: str, number: int | None) -> Backend:
@@ -46,7 +48,7 @@ def _on(cupy: Any, name: str, number: int | None) -> Backend:
     count = cupy.cuda.runtime.getDeviceCount()
     if number is not None and number >= count:
         raise BackendUnavailable(
-            f"there is no {name}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}"
+            f"there is no {name}: this machine has {count} GPU(s)", f"use one of cuda:0 to cuda:{count - 1}"
         )
 
     def from_numpy(host: Any) -> Any:

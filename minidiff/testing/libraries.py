@@ -51,6 +51,7 @@ def torch_backend() -> Backend:
     )
 
 
+PACKAGES = {"strict": "array-api-strict", "torch": "torch"}
 MAKERS: dict[str, Callable[[], Backend]] = {"strict": array_api_strict_backend, "torch": torch_backend}
 
 
@@ -68,5 +69,7 @@ def load_backend(device: str) -> Backend:
         try:
             register_backend(MAKERS[device]())
         except ImportError as error:
-            raise BackendUnavailable(f"{device}: {error}") from error
+            raise BackendUnavailable(
+                f"{device}: {error}", f"install it with: pip install {PACKAGES[device]}"
+            ) from error
     return get_backend(device)
