@@ -25,7 +25,7 @@ def arguments() -> argparse.Namespace:
     """What the user typed."""
     parser = argparse.ArgumentParser(description="Train a diffusion model on 8x8 handwritten digits.")
     cli.add_arguments(parser, output_dir="outputs/digits")
-    cli.add_training_arguments(parser, steps=2000, batch_size=64, learning_rate=2e-3)
+    cli.add_training_arguments(parser, steps=1600, batch_size=64, learning_rate=2e-3)
     parser.add_argument(
         "--channels", type=cli.positive, default=16, help="width of the U-Net (default: %(default)s)"
     )
@@ -39,7 +39,10 @@ def main() -> int:
     rng = Generator(args.seed, backend)
     dataset = load_digits()
     diffusion = GaussianDiffusion(
-        NoiseSchedule(beta_schedule="cosine"), prediction_type="v_prediction", null_probability=0.1
+        NoiseSchedule(beta_schedule="cosine"),
+        prediction_type="v_prediction",
+        null_probability=0.1,
+        stratified=True,
     )
     model = UNet(1, args.channels, 1, num_classes=dataset.num_classes, rng=rng)
     print(

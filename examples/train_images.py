@@ -70,6 +70,7 @@ def main() -> int:
         prediction_type=args.prediction_type,
         null_probability=0.1,
         min_snr_gamma=args.min_snr_gamma,
+        stratified=True,
     )
     classes = dataset.num_classes or None
     model = UNet(shape[0], args.channels, shape[0], num_classes=classes, attention=args.attention, rng=rng)

@@ -62,9 +62,9 @@ def add_training_arguments(
     parser.add_argument("--batch-size", type=positive, default=batch_size, help=f"images per step ({number})")
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"its peak ({number})")
     parser.add_argument(
-        "--sample-every", type=positive, default=500, help=f"steps between pictures ({number})"
+        "--sample-every", type=positive, default=400, help=f"steps between pictures ({number})"
     )
-    parser.add_argument("--checkpoint-every", type=positive, default=250, help=f"in steps ({number})")
+    parser.add_argument("--checkpoint-every", type=positive, default=200, help=f"in steps ({number})")
     parser.add_argument(
         "--restart", action="store_true", help="delete the run in --output-dir and start anew"
     )

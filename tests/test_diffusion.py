@@ -313,6 +313,27 @@ def test_min_snr_weighs_an_error_of_x0_alike_for_every_prediction_type(kind: str
 # --- draws
 
 
+@pytest.mark.parametrize(("n", "total"), [(1, 10), (7, 1000), (64, 1000), (50, 20)])
+def test_stratified_timesteps_are_even_in_a_batch_and_likely_alike(
+    backend: Backend, n: int, total: int
+) -> None:
+    rng = Generator(3, backend)
+    batches = np.stack(
+        [
+            backend.to_numpy(sample_timesteps(rng, n, total, stratified=True))
+            for _ in range(4 * total // n + 40)
+        ]
+    )
+    assert batches.dtype == np.int64
+    assert batches.min() >= 0
+    assert batches.max() < total
+    gaps = np.diff(np.sort(batches, axis=1), axis=1)
+    assert ((gaps == total // n) | (gaps == -(-total // n))).all()
+    first = batches[:, 0]  # one place in the batch meets all timesteps
+    assert abs(first.mean() / total - 0.5) < 4 * np.sqrt(1 / 12 / len(first))
+    assert len(set(first.tolist())) > min(total, len(first)) / 2
+
+
 def test_timesteps_are_uniform(backend: Backend) -> None:
     t = backend.to_numpy(sample_timesteps(Generator(3, backend), 20000, 10))
     assert t.dtype == np.int64

@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from minidiff import Generator, ops, value_and_grad
 from minidiff.models import UNet
-from minidiff_numpy import lanes
+from minidiff_numpy import convolution, lanes
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -26,27 +26,36 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     lanes.set_num_threads(before)
 
 
+def each(work: Any, items: Any) -> None:
+    """As if there were much to do."""
+    lanes.each(work, items, multiplications=10**12)
+
+
 def blas_threads() -> list[int]:
     return [lib.num_threads for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
 
 
 def test_every_item_once(threads: int) -> None:
     done: list[int] = []
-    seen: set[str] = set()
-
-    def work(i: int) -> None:
-        done.append(i)
-        seen.add(threading.current_thread().name)
-
-    lanes.each(work, range(200))
+    each(done.append, range(200))
     assert sorted(done) == list(range(200))
-    assert (threading.current_thread().name in seen) == (threads == 1)
-    lanes.each(work, [])
+    each(done.append, [])
+
+
+def test_lanes_work_at_the_same_time(threads: int) -> None:
+    barrier = threading.Barrier(threads)
+    each(lambda _: barrier.wait(timeout=60), range(threads))
+
+
+def test_little_work_is_done_by_the_caller(threads: int) -> None:
+    seen: list[threading.Thread] = []
+    lanes.each(lambda _: seen.append(threading.current_thread()), range(9), multiplications=10)
+    assert set(seen) == {threading.current_thread()}
 
 
 def test_blas_has_one_thread_inside_and_its_own_count_after(threads: int) -> None:
     before, inside = blas_threads(), []
-    lanes.each(lambda _: inside.append(max(blas_threads())), range(4))
+    each(lambda _: inside.append(max(blas_threads())), range(4))
     assert set(inside) == {1}
     assert blas_threads() == before
 
@@ -54,7 +63,7 @@ def test_blas_has_one_thread_inside_and_its_own_count_after(threads: int) -> Non
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinities")
 def test_the_caller_keeps_its_cores(threads: int) -> None:
     before = os.sched_getaffinity(0)
-    lanes.each(lambda _: None, range(4))
+    each(lambda _: None, range(4))
     assert os.sched_getaffinity(0) == before
 
 
@@ -65,10 +74,10 @@ def test_errors_reach_the_caller_and_lanes_go_on(threads: int) -> None:
 
     before = blas_threads()
     with pytest.raises(ArithmeticError, match="three"):
-        lanes.each(work, range(9))
+        each(work, range(9))
     assert blas_threads() == before
     done: list[int] = []
-    lanes.each(done.append, range(3))
+    each(done.append, range(3))
     assert sorted(done) == [0, 1, 2]
 
 
@@ -76,10 +85,10 @@ def test_calls_from_lanes_and_from_many_threads(threads: int) -> None:
     total = np.zeros((8, 10, 5))
 
     def inner(i: int, j: int) -> None:
-        lanes.each(lambda k: total.__setitem__((i, j, k), 1 + total[i, j, k]), range(5))
+        each(lambda k: total.__setitem__((i, j, k), 1 + total[i, j, k]), range(5))
 
     def outer(i: int) -> None:
-        lanes.each(lambda j: inner(i, j), range(10))
+        each(lambda j: inner(i, j), range(10))
 
     callers = [threading.Thread(target=outer, args=(i,)) for i in range(8)]
     for caller in callers:
@@ -91,7 +100,13 @@ def test_calls_from_lanes_and_from_many_threads(threads: int) -> None:
 
 def test_context_reaches_lanes(threads: int) -> None:
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
-        lanes.each(lambda _: np.ones(3) / np.zeros(3), range(4))
+        each(lambda _: np.ones(3) / np.zeros(3), range(4))
+
+
+@pytest.fixture
+def everything_on_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_WORTH", 0)
+    monkeypatch.setattr(convolution, "_THUMBNAILS", 0)
 
 
 def step(seed: int = 0) -> tuple[Any, dict[str, Any]]:
@@ -101,6 +116,7 @@ def step(seed: int = 0) -> tuple[Any, dict[str, Any]]:
     return value, grads
 
 
+@pytest.mark.usefixtures("everything_on_lanes")
 def test_the_same_bits_every_time(threads: int) -> None:
     value, grads = step()
     for _ in range(3):
@@ -109,6 +125,7 @@ def test_the_same_bits_every_time(threads: int) -> None:
         assert all(np.array_equal(grads[name], others[name]) for name in grads)
 
 
+@pytest.mark.usefixtures("everything_on_lanes")
 def test_results_do_not_depend_on_the_number_of_lanes_beyond_rounding(threads: int) -> None:
     value, grads = step()
     lanes.set_num_threads(4)
@@ -153,10 +170,10 @@ import os
 from minidiff_numpy import lanes
 lanes.set_num_threads(2)
 done = []
-lanes.each(done.append, range(4))
+lanes.each(done.append, range(4), multiplications=10**12)
 child = os.fork()
 if child == 0:
-    lanes.each(done.append, range(4))
+    lanes.each(done.append, range(4), multiplications=10**12)
     os._exit(0 if sorted(done) == [0, 0, 1, 1, 2, 2, 3, 3] else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_dtypes
@@ -14,12 +14,24 @@ from array_api_compat import numpy as xp
 
 from minidiff import ops
 from minidiff.models import UNet
-from minidiff_numpy import backend, convolution, normalization, resampling
+from minidiff_numpy import backend, convolution, lanes, normalization, resampling
 from minidiff_numpy.layout import channels_last
 
 Array = np.ndarray[Any, Any]
 KERNELS = backend().kernels
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}  # of the largest number
+
+
+@pytest.fixture(autouse=True, params=["as it comes", "on three lanes"])
+def sharing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small work is not worth a lane; the second time round all of it is done by lanes."""
+    before = lanes.count()
+    if request.param == "on three lanes":
+        monkeypatch.setattr(lanes, "_WORTH", 0)
+        monkeypatch.setattr(convolution, "_THUMBNAILS", 0)
+        lanes.set_num_threads(3)
+    yield
+    lanes.set_num_threads(before)
 
 
 def run(rule: Callable[..., Any], name: str, arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from array_api_compat import numpy as xp
 from minidiff.backend import Backend
 from minidiff_numpy.convolution import conv2d, conv_transpose2d
 from minidiff_numpy.lanes import set_num_threads
+from minidiff_numpy.linear import linear
 from minidiff_numpy.normalization import group_norm
 from minidiff_numpy.random import random_normal, random_words
 from minidiff_numpy.resampling import upsample2d
@@ -27,6 +28,7 @@ def backend() -> Backend:
             "conv2d": conv2d,
             "conv_transpose2d": conv_transpose2d,
             "group_norm": group_norm,
+            "linear": linear,
             "random_normal": random_normal,
             "random_words": random_words,
             "upsample2d": upsample2d,

@@ -8,6 +8,8 @@ carry both operations and all their gradients.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,11 @@ from numpy.lib.stride_tricks import as_strided
 
 from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
+from minidiff_numpy.linear import sum_rows
 
 _PANEL_BYTES = 1 << 20  # in each lane
+_THUMBNAILS = 1 << 13  # pixels in a batch
+_MANY = 100_000_000  # multiplications
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,22 @@ class Plan:
             return None
         return Plan(self.outputs, self.inputs, self.kernel, (1, 1), (top, left), self.dilation)
 
+    def share(
+        self, function: Callable[[Any], object], items: Any, images: int, channels: int, filters: int
+    ) -> None:
+        """Call `function(item)` for every item, on lanes if there is enough to do for them.
+
+        For a batch of thumbnails BLAS's own threads, which spin rather than sleep while they wait for the
+        next product, are faster than lanes; a batch of larger images would find them in its way.
+        """
+        pixels = images * math.prod(self.outputs)
+        multiplications = pixels * math.prod(self.kernel) * channels * filters
+        if pixels <= _THUMBNAILS and multiplications < _MANY:
+            for item in items:
+                function(item)
+        else:
+            lanes.each(function, items, multiplications=multiplications)
+
     def tiles(self, images: int, channels: int, itemsize: int) -> list[tuple[slice, slice]]:
         """Parts of the batch whose panel is small, enough for every lane: some images, or some rows of one image."""
         row = max(1, self.outputs[1] * self.kernel[0] * self.kernel[1] * channels * itemsize)
@@ -57,7 +78,8 @@ class Plan:
                 for n in range(images)
                 for r in range(0, height, rows)
             ]
-        step = max(1, min(rows // height, -(-images // lanes.count())))
+        tiles = max(1, -(-images // max(1, rows // height)))
+        step = max(1, -(-images // (lanes.count() * -(-tiles // lanes.count()))))  # as many for each lane
         return [(slice(n, min(n + step, images)), slice(0, height)) for n in range(0, images, step)]
 
 
@@ -107,7 +129,7 @@ def correlate(x: Array, filters: Array, plan: Plan, bias: Array | None = None) -
         if bias is not None:
             out += bias
 
-    lanes.each(part, plan.tiles(n, c, x.itemsize))
+    plan.share(part, plan.tiles(n, c, x.itemsize), n, c, o)
     return y
 
 
@@ -145,7 +167,7 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
     by_image: dict[int, list[tuple[slice, slice]]] = {}
     for tile in plan.tiles(n, c, y.itemsize):
         by_image.setdefault(tile[0].start, []).append(tile)
-    lanes.each(image, by_image.values())
+    plan.share(image, by_image.values(), n, c, o)
     return np.ascontiguousarray(padded[:, top : top + h, left : left + w])
 
 
@@ -164,7 +186,7 @@ def filters_between(x: Array, y: Array, plan: Plan) -> Array:
                 pixels.T, y[tile].reshape(-1, o), out=lanes.scratch("sum", totals[i].shape, x.dtype)
             )
 
-    lanes.each(share, range(shares))
+    plan.share(share, range(shares), n, c, o)
     total: Array = totals.sum(axis=0)
     return total.reshape(*plan.kernel, c, o)
 
@@ -207,7 +229,7 @@ def conv2d(
         return (
             lambda: as_nchw(spread(d_image, _hwio(weight), plan)),
             lambda: _oihw(filters_between(image, d_image, plan)),
-            lambda: _sum_pixels(d_image),
+            lambda: sum_rows(d_image.reshape(-1, d_image.shape[3])),
         )
 
     return as_nchw(y), vjp
@@ -245,13 +267,7 @@ def conv_transpose2d(
         return (
             lambda: as_nchw(correlate(d_image, _hwio(weight), plan)),
             lambda: _oihw(filters_between(d_image, image, plan)),
-            lambda: _sum_pixels(d_image),
+            lambda: sum_rows(d_image.reshape(-1, d_image.shape[3])),
         )
 
     return as_nchw(y), vjp
-
-
-def _sum_pixels(image: Array) -> Array:
-    """(N, H, W, C) -> (C,)."""
-    rows = image.reshape(-1, image.shape[3])
-    return np.ones(rows.shape[0], rows.dtype) @ rows

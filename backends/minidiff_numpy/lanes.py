@@ -1,4 +1,4 @@
-"""Lanes: a few worker threads of our own, each of which runs whole NumPy calls with BLAS at one thread.
+"""Lanes: the caller and a few worker threads, each of which runs whole NumPy calls with BLAS at one thread.
 
 BLAS's own threads serve one large product at a time, and spin while they wait for each
 other in between; convolution is many small products, transforms and copies. Cutting a
@@ -13,12 +13,15 @@ takes an item does not change results, since every item writes its own part of t
 from __future__ import annotations
 
 import contextvars
+import ctypes
+import itertools
 import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,8 +32,10 @@ __all__ = ["count", "each", "scratch", "set_num_threads"]
 
 T = TypeVar("T")
 
+_WORTH = 20_000_000  # multiplications
+
 _busy = threading.Lock()  # held while lanes run
-_pool: ThreadPoolExecutor | None = None
+_workers: list[tuple[int, SimpleQueue[Any]]] = []  # each with its core
 _count = 0  # not asked for yet
 _blas: list[Any] | None = None  # controllers of NumPy's BLAS
 _buffers = threading.local()
@@ -52,18 +57,22 @@ def set_num_threads(threads: int) -> None:
     ValueError
         If `threads` is below 1.
     """
-    global _count, _pool
+    global _count
     if threads < 1:
         raise ValueError(f"set_num_threads: at least 1 thread is needed, got {threads}")
     with _busy:
         _count = threads
-        if _pool is not None:
-            _pool.shutdown()
-            _pool = None
+        for _, inbox in _workers:
+            inbox.put(None)
+        _workers.clear()
 
 
-def each(function: Callable[[T], object], items: Iterable[T]) -> None:
-    """Call `function(item)` for every item, on all lanes at once; return when all are done."""
+def each(function: Callable[[T], object], items: Iterable[T], *, multiplications: int) -> None:
+    """Call `function(item)` for every item, on all lanes at once; return when all are done.
+
+    Waking a lane takes as long as some ten million multiplications. Work of which there is
+    less, as the number of its multiplications says, is done by the caller.
+    """
     work = list(items)
     lanes = min(count(), len(work))
     if not _busy.acquire(blocking=False):
@@ -71,7 +80,7 @@ def each(function: Callable[[T], object], items: Iterable[T]) -> None:
         return
     try:
         with _single_threaded_blas():
-            if lanes < 2:
+            if lanes < 2 or multiplications < _WORTH:
                 _alone(function, work)
             else:
                 _share(function, iter(work), lanes)
@@ -85,26 +94,66 @@ def _alone(function: Callable[[T], object], work: Iterable[T]) -> None:
 
 
 def _share(function: Callable[[T], object], work: Iterator[T], lanes: int) -> None:
-    global _pool
-    if _pool is None:
-        cores = iter(_cores())
-        _pool = ThreadPoolExecutor(_count, "minidiff-lane", initializer=lambda: _pin(next(cores, None)))
-    turn = threading.Lock()
-    end = object()
+    """Let the caller and `lanes` - 1 workers take items until there are none; raise the first error."""
+    turn, end = threading.Lock(), object()
+    errors: list[BaseException] = []
 
-    def lane() -> None:
-        while True:
-            with turn:
-                item: Any = next(work, end)
-            if item is end:
-                return
-            function(item)
+    def take() -> None:
+        try:
+            while not errors:
+                with turn:
+                    item: Any = next(work, end)
+                if item is end:
+                    return
+                function(item)
+        except BaseException as error:
+            errors.append(error)
 
-    futures = [_pool.submit(contextvars.copy_context().run, lane) for _ in range(lanes)]
-    errors = [future.exception() for future in futures]
-    for error in errors:
-        if error is not None:
-            raise error
+    helpers = _helpers(lanes - 1)
+    done: SimpleQueue[None] = SimpleQueue()
+    for inbox in helpers:
+        inbox.put((contextvars.copy_context(), take, done))
+    take()
+    for _ in helpers:
+        done.get()
+    if errors:
+        raise errors[0]
+
+
+def _helpers(number: int) -> list[SimpleQueue[Any]]:
+    """Workers on other cores than the one that the caller runs on now."""
+    if not _workers:
+        for core in itertools.islice(itertools.cycle(_cores()), _count):
+            inbox: SimpleQueue[Any] = SimpleQueue()
+            threading.Thread(target=_serve, args=(inbox, core), name="minidiff-lane", daemon=True).start()
+            _workers.append((core, inbox))
+    here = _current_core()
+    return [inbox for _, inbox in sorted(_workers, key=lambda worker: worker[0] == here)][:number]
+
+
+def _serve(inbox: SimpleQueue[Any], core: int) -> None:
+    """A worker's life. It stays on one core: else Linux wakes it on the caller's, where it waits for milliseconds."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    while (task := inbox.get()) is not None:
+        context, take, done = task
+        context.run(take)
+        done.put(None)
+        del task, context, take, done  # what it worked on is the caller's to keep or free
+
+
+@lru_cache(maxsize=1)
+def _libc() -> Any:
+    try:
+        return ctypes.CDLL(None).sched_getcpu
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def _current_core() -> int:
+    """The core that this thread runs on, or -1 where the system does not say."""
+    ask = _libc()
+    return ask() if ask else -1
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
@@ -123,12 +172,6 @@ def _cores() -> list[int]:
         if hasattr(os, "sched_getaffinity")
         else list(range(os.cpu_count() or 1))
     )
-
-
-def _pin(core: int | None) -> None:
-    """Keep this lane on one core: else Linux wakes it on the caller's, and both share it for milliseconds."""
-    if core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
 
 
 @contextmanager
@@ -151,8 +194,9 @@ def _single_threaded_blas() -> Iterator[None]:
 
 def _after_fork() -> None:
     """A child has none of the parent's lanes, and its lock may be held by a thread that does not exist here."""
-    global _pool, _busy
-    _pool, _busy = None, threading.Lock()
+    global _busy
+    _busy = threading.Lock()
+    _workers.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,6 +11,7 @@ from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
 
 _BLOCK = 1 << 16  # elements
+_COST = 200  # multiplications that take as long as one element
 
 
 def _blocks(x: Array) -> Iterator[slice]:
@@ -80,7 +81,7 @@ def group_norm(
         if activation:
             _add_silu(y[b])
 
-    lanes.each(normalize, _blocks(image))
+    lanes.each(normalize, _blocks(image), multiplications=_COST * image.size)
 
     def vjp(dy: Array) -> tuple[Any, Any, Any]:
         d_image = channels_last(dy).reshape(n, h * w, c)
@@ -101,7 +102,7 @@ def group_norm(
             dz -= x_hat[b] * _group_means(across[b] * weight, groups, count)
             dz *= rstd[b]
 
-        lanes.each(pull, _blocks(x_hat))
+        lanes.each(pull, _blocks(x_hat), multiplications=_COST * x_hat.size)
         return as_nchw(dx.reshape(n, h, w, c)), across.sum(axis=(0, 1)), along.sum(axis=(0, 1))
 
     return as_nchw(y.reshape(n, h, w, c)), vjp

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from minidiff import ops
 from minidiff.backend import Array, backend_of
 from minidiff.ops.support import cast, dtype_name
@@ -28,14 +30,34 @@ def noise_like(rng: Generator, x: Array) -> Array:
     return cast(backend.xp, rng.normal(x.shape, dtype=backend.xp.float64 if double else None), x)
 
 
-def sample_timesteps(rng: Generator, n: int, num_train_timesteps: int) -> Array:
-    """Evenly distributed timesteps, int64 (n,), from 0 to num_train_timesteps - 1 (algorithm 1 of [1]_).
+def sample_timesteps(rng: Generator, n: int, num_train_timesteps: int, *, stratified: bool = False) -> Array:
+    """Timesteps from 0 to num_train_timesteps - 1, each as likely as any other (algorithm 1 of [1]_).
+
+    Parameters
+    ----------
+    rng : Generator
+    n : int
+        How many.
+    num_train_timesteps : int
+        T.
+    stratified : bool
+        Spread them evenly: one random offset, and then every T / n-th timestep, around the end to the start.
+        The loss of a batch then varies less from step to step (appendix I.1 of [2]_).
+
+    Returns
+    -------
+    array of int64, shape (n,)
 
     References
     ----------
     .. [1] Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", 2020, arXiv:2006.11239.
+    .. [2] Kingma, Salimans, Poole, Ho, "Variational diffusion models", 2021, arXiv:2107.00630.
     """
-    return rng.integers(0, num_train_timesteps, (n,))
+    total = num_train_timesteps
+    if not stratified:
+        return rng.integers(0, total, (n,))
+    steps = rng.backend.from_numpy(np.arange(n, dtype=np.int64) * total)
+    return (rng.integers(0, n * total, (1,)) + steps) % (n * total) // n
 
 
 def drop_labels(rng: Generator, labels: Array, null_label: int, probability: float) -> Array:

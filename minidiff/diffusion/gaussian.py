@@ -35,6 +35,8 @@ class GaussianDiffusion:
         How often training hides a label, which guidance needs.
     min_snr_gamma : float, optional
         Weigh timesteps by min-SNR; see `diffusion_loss`.
+    stratified : bool
+        Spread the timesteps of a training batch evenly; see `sample_timesteps`.
 
     References
     ----------
@@ -45,6 +47,7 @@ class GaussianDiffusion:
     prediction_type: str = "epsilon"
     null_probability: float = 0.0
     min_snr_gamma: float | None = None
+    stratified: bool = False
 
     def loss(
         self,
@@ -69,6 +72,7 @@ class GaussianDiffusion:
             null_label=null_label,
             null_probability=0.0 if labels is None else self.null_probability,
             min_snr_gamma=self.min_snr_gamma,
+            stratified=self.stratified,
         )
 
     def sample(

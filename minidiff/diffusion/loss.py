@@ -26,6 +26,7 @@ def diffusion_loss(
     null_label: int | None = None,
     null_probability: float = 0.0,
     min_snr_gamma: float | None = None,
+    stratified: bool = False,
 ) -> Any:
     """Squared error of the prediction at timesteps drawn at random (algorithm 1 and eq. 14 of [1]_).
 
@@ -48,6 +49,9 @@ def diffusion_loss(
     min_snr_gamma : float, optional
         Weigh timesteps by min-SNR with this gamma [3]_; by default all weigh the same.
 
+    stratified : bool
+        Spread the timesteps of a batch evenly; see `sample_timesteps`.
+
     Returns
     -------
     array or Tensor, shape ()
@@ -66,7 +70,7 @@ def diffusion_loss(
     .. [2] Ho, Salimans, "Classifier-free diffusion guidance", 2022, arXiv:2207.12598.
     .. [3] Hang et al., "Efficient diffusion training via min-SNR weighting strategy", 2023, arXiv:2303.09556.
     """
-    t = sample_timesteps(rng, x0.shape[0], schedule.num_train_timesteps)
+    t = sample_timesteps(rng, x0.shape[0], schedule.num_train_timesteps, stratified=stratified)
     noise = noise_like(rng, x0)
     if null_probability:
         if labels is None or null_label is None:

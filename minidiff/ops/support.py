@@ -31,8 +31,20 @@ def sum_to(xp: Any, dy: Array, shape: tuple[int, ...]) -> Array:
     return xp.reshape(xp.sum(widen(xp, dy), axis=(*range(extra), *stretched)), shape)
 
 
+_names: dict[
+    tuple[type, Any], str
+] = {}  # a cache of `dtype_name`; the type comes first, or strict dtypes warn
+
+
 def dtype_name(dtype: Any) -> str:
     """The name of a dtype of any library: "float32"."""
+    key = (type(dtype), dtype)
+    if key not in _names:
+        _names[key] = _name(dtype)
+    return _names[key]
+
+
+def _name(dtype: Any) -> str:
     if isinstance(dtype, str):
         return dtype
     try:
