@@ -22,7 +22,16 @@ from typing import Any
 
 from benchmarks import machine
 
-DISTRIBUTIONS = ("minidiff", "numpy", "array-api-compat", "safetensors", "ml_dtypes", "pillow", "tqdm")
+DISTRIBUTIONS = (
+    "minidiff",
+    "numpy",
+    "array-api-compat",
+    "safetensors",
+    "ml_dtypes",
+    "pillow",
+    "tqdm",
+    "threadpoolctl",
+)
 
 
 def import_seconds(module: str, runs: int = 7) -> float:

@@ -32,7 +32,9 @@ def each(work: Any, items: Any) -> None:
 
 
 def blas_threads() -> list[int]:
-    return [lib.num_threads for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
+    """Of NumPy's own BLAS; SciPy and PyTorch bring others."""
+    libraries = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
+    return [lib.num_threads for lib in libraries if "numpy" in lib.filepath]
 
 
 def test_every_item_once(threads: int) -> None:

@@ -33,7 +33,7 @@ def test_scripts(script: str) -> None:
     assert (ROOT / script).exists()
 
 
-@pytest.mark.parametrize("option", sorted(set(re.findall(r"--[a-z][a-z-]+", README))))
+@pytest.mark.parametrize("option", sorted({*re.findall(r"--[a-z][a-z-]+", README)} - {"--help"}))
 def test_options(option: str) -> None:
     sources = [*ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/*.py"), ROOT / "minidiff" / "cli.py"]
     sources += ROOT.glob("minidiff/testing/*.py")

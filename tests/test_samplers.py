@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from fractions import Fraction
 from typing import Any
 
@@ -347,8 +348,12 @@ def test_every_library_draws_the_same_image(backend: Backend, name: str, kind: s
     assert backend.to_numpy(x).dtype == np.float32
 
 
-def test_the_loop_tells_what_it_does(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_loop_tells_what_it_does(
+    backend: Backend, terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, told = [], []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
 
     def denoise(x: Any, t: Any) -> Any:
         seen.append(backend.to_numpy(t))
@@ -368,7 +373,7 @@ def test_the_loop_tells_what_it_does(backend: Backend, capsys: pytest.CaptureFix
     assert [(i, t) for i, t, _, _ in told] == [(0, 750), (1, 500), (2, 250), (3, 0)]
     assert told[-1][2] is x
     assert tuple(told[-1][3].shape) == (3, 1, 2, 2)
-    assert "sampling" in capsys.readouterr().err
+    assert ("sampling" in capsys.readouterr().err) == terminal
 
 
 def test_the_loop_begins_where_it_is_told() -> None:

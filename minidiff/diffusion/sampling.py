@@ -79,4 +79,6 @@ def _filled(x: Array, t: int) -> Array:
 def _shown(timesteps: list[int]) -> Iterable[int]:
     from tqdm import tqdm
 
-    return tqdm(timesteps, desc="sampling", unit="step", leave=False)
+    return tqdm(
+        timesteps, desc="sampling", unit="step", leave=False, disable=None
+    )  # None: only on a terminal
