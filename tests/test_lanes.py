@@ -161,6 +161,9 @@ def test_the_number_of_lanes() -> None:
     assert run(code, MINIDIFF_NUM_THREADS="5") == "5"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert run(code, MINIDIFF_NUM_THREADS="") == str(cores)
+    with pytest.raises(subprocess.CalledProcessError) as failure:
+        run(code, MINIDIFF_NUM_THREADS="two")
+    assert "must be a whole number, got 'two'" in failure.value.stderr
     with pytest.raises(ValueError, match="at least 1 thread is needed, got 0"):
         lanes.set_num_threads(0)
 

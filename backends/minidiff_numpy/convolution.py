@@ -179,14 +179,14 @@ def filters_between(x: Array, y: Array, plan: Plan) -> Array:
     shares = min(lanes.count(), len(tiles))
     totals = np.zeros((shares, plan.kernel[0] * plan.kernel[1] * c, o), x.dtype)
 
-    def share(i: int) -> None:  # always the same tiles in the same order, so that sums have the same bits
+    def add_up(i: int) -> None:  # always the same tiles in the same order, so that sums have the same bits
         for tile in tiles[i::shares]:
             pixels = x[tile].reshape(-1, c) if plan.is_product else _panel(padded, plan, *tile)
             totals[i] += np.matmul(
                 pixels.T, y[tile].reshape(-1, o), out=lanes.scratch("sum", totals[i].shape, x.dtype)
             )
 
-    plan.share(share, range(shares), n, c, o)
+    plan.share(add_up, range(shares), n, c, o)
     total: Array = totals.sum(axis=0)
     return total.reshape(*plan.kernel, c, o)
 

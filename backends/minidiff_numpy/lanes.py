@@ -19,7 +19,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -44,8 +44,10 @@ _buffers = threading.local()
 def count() -> int:
     """How many lanes there are: `set_num_threads`, else MINIDIFF_NUM_THREADS, else the cores of this process."""
     if not _count:
-        asked = os.environ.get("MINIDIFF_NUM_THREADS")
-        set_num_threads(int(asked) if asked else len(_cores()))
+        asked = os.environ.get("MINIDIFF_NUM_THREADS") or str(len(_cores()))
+        if not asked.isdecimal():
+            raise ValueError(f"MINIDIFF_NUM_THREADS must be a whole number, got {asked!r}")
+        set_num_threads(int(asked))
     return _count
 
 
@@ -133,7 +135,9 @@ def _helpers(number: int) -> list[SimpleQueue[Any]]:
 
 def _serve(inbox: SimpleQueue[Any], core: int) -> None:
     """A worker's life. It stays on one core: else Linux wakes it on the caller's, where it waits for milliseconds."""
-    if hasattr(os, "sched_setaffinity"):
+    with suppress(
+        AttributeError, OSError
+    ):  # a system without affinities, or a core that was taken away since
         os.sched_setaffinity(0, {core})
     while (task := inbox.get()) is not None:
         context, take, done = task
