@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -144,6 +145,9 @@ Parameters: TypeAlias = _HasParameters | Mapping[str, Parameter]
 Pull: TypeAlias = Callable[[Array], Iterable[tuple["Node", Array]]]
 
 
+_thread = threading.local()  # what of a history is about to be dropped in each thread
+
+
 class Node:
     """A recorded value: when it was made, and how its gradient flows to what it was made from.
 
@@ -158,6 +162,25 @@ class Node:
         self.number = next(Node.numbers)
         self.pull = pull
         self.recording = recording
+
+    def __del__(self, local: threading.local = _thread) -> None:
+        """Drop what this value was made from, one after the other.
+
+        The first of a chain to die drops the rest in a loop; Python's own way, each inside
+        the one before, overflows the stack on some versions where a history is long.
+        """
+        pull, self.pull = self.pull, None
+        if pull is None:
+            return
+        dying: list[Pull] | None = local.__dict__.get("dying")
+        if dying is not None:
+            dying.append(pull)
+            return
+        dying = local.dying = [pull]
+        del pull
+        while dying:
+            dying.pop()
+        del local.dying
 
 
 def stop_gradient(x: Any) -> Array:
