@@ -165,3 +165,11 @@ def test_two_libraries_do_not_mix() -> None:
     message = r"add: arrays of two libraries or devices, 'cpu' and 'torch' .* module.to\('torch'\)"
     with pytest.raises(TypeError, match=message):
         ops.add(np.ones(2), torch.ones(2))
+
+
+def test_the_reciprocal_of_integers_is_not_cut_off(backend: Backend) -> None:
+    try:
+        y = ops.reciprocal(backend.from_numpy(np.asarray([1, 2, 4])))
+    except TypeError:
+        return  # array-api-strict: the standard defines it for floating dtypes only
+    np.testing.assert_allclose(backend.to_numpy(y), [1, 0.5, 0.25])
