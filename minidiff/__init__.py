@@ -24,6 +24,7 @@ from minidiff.backend import (
     available_backends,
     backend_of,
     get_backend,
+    precision,
     register_backend,
 )
 from minidiff.random import Generator
@@ -41,6 +42,7 @@ __all__ = [
     "checkpoint",
     "get_backend",
     "ops",
+    "precision",
     "record",
     "register_backend",
     "stop_gradient",

@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from minidiff import Generator, ops, value_and_grad
 from minidiff.models import UNet
-from minidiff_numpy import convolution, lanes
+from minidiff_numpy import lanes
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -108,7 +108,6 @@ def test_context_reaches_lanes(threads: int) -> None:
 @pytest.fixture
 def everything_on_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "_WORTH", 0)
-    monkeypatch.setattr(convolution, "_THUMBNAILS", 0)
 
 
 def step(seed: int = 0) -> tuple[Any, dict[str, Any]]:

@@ -2,74 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from array_api_compat import numpy as xp
+from kernel_comparison import KERNELS, Array, compare, laid_out, run, sharing  # noqa: F401
 
 from minidiff import ops
 from minidiff.models import UNet
-from minidiff_numpy import backend, convolution, lanes, normalization, resampling
+from minidiff_numpy import convolution, normalization, plan, resampling
 from minidiff_numpy.layout import channels_last
 
-Array = np.ndarray[Any, Any]
-KERNELS = backend().kernels
-TOLERANCE = {"float32": 2e-5, "float64": 1e-12}  # of the largest number
-
-
-@pytest.fixture(autouse=True, params=["as it comes", "on three lanes"])
-def sharing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small work is not worth a lane; the second time round all of it is done by lanes."""
-    before = lanes.count()
-    if request.param == "on three lanes":
-        monkeypatch.setattr(lanes, "_WORTH", 0)
-        monkeypatch.setattr(convolution, "_THUMBNAILS", 0)
-        lanes.set_num_threads(3)
-    yield
-    lanes.set_num_threads(before)
-
-
-def run(rule: Callable[..., Any], name: str, arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Call a kernel or rule the way an operation does: with every option."""
-    parameters = inspect.signature(getattr(ops, name)).parameters.values()
-    return rule(xp, *arrays, **{p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | options)
-
-
-def compare(name: str, *arrays: Any, **options: Any) -> None:
-    """Value and gradients of the kernel are those of the rule; inputs are left alone; images are channels-last."""
-    for a in arrays:
-        if a is not None:
-            a.flags.writeable = False
-    y, vjp = run(KERNELS[name], name, arrays, options)
-    expected, expected_vjp = run(getattr(ops, name).rule, name, arrays, options)
-    dy = laid_out(np.random.default_rng(1), expected.shape, expected.dtype)
-    dy.flags.writeable = False
-    pairs = [(y, expected)]
-    for given, mine, other in zip(arrays, vjp(dy), expected_vjp(dy), strict=False):
-        if given is not None:
-            pairs.append((mine() if callable(mine) else mine, other() if callable(other) else other))
-            assert pairs[-1][0].shape == given.shape
-    for mine, other in pairs:
-        assert mine.dtype == other.dtype == arrays[0].dtype
-        bound = TOLERANCE[str(other.dtype)] * np.abs(other).max(initial=1)
-        np.testing.assert_allclose(mine, other, rtol=0, atol=bound)
-    for image in (y, pairs[1][0]):
-        assert image.transpose(0, 2, 3, 1).flags.c_contiguous
-
-
-def laid_out(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any, order: str = "C") -> Array:
-    """Normal numbers in an order of memory: as written, channels-last, or every second one of a larger array."""
-    if order == "C" or len(shape) != 4:
-        return rng.normal(size=shape).astype(dtype)
-    n, c, h, w = shape
-    if order == "NHWC":
-        return rng.normal(size=(n, h, w, c)).astype(dtype).transpose(0, 3, 1, 2)
-    return rng.normal(size=(n, 2 * c, h, 2 * w)).astype(dtype)[:, ::2, ::-1, 1::2]
+pytestmark = pytest.mark.usefixtures("sharing")
 
 
 def geometry(rng: np.random.Generator) -> dict[str, Any]:
@@ -93,7 +41,7 @@ def drawn(seed: int) -> tuple[np.random.Generator, dict[str, Any], Callable[...,
 @pytest.fixture(params=[1 << 20, 1500])
 def panel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Panels of several images, and of a few rows of one."""
-    monkeypatch.setattr(convolution, "_PANEL_BYTES", request.param)
+    monkeypatch.setattr(plan, "_PANEL_BYTES", request.param)
 
 
 @pytest.mark.usefixtures("panel")
@@ -157,8 +105,8 @@ def test_an_output_padding_that_no_tap_reaches() -> None:
 def test_panels_of_the_real_size(side: int, batch: int) -> None:
     """96 x 96 pixels are cut after 9 rows, 20 x 20 after 2 images; neither divides."""
     rng = np.random.default_rng(2)
-    plan = convolution.Plan((side, side), (side, side), (3, 3), (1, 1), (1, 1), (1, 1))
-    tiles = [(n.stop - n.start, r.stop - r.start) for n, r in plan.tiles(batch, 32, 4)]
+    layout = plan.Plan((side, side), (side, side), (3, 3), (1, 1), (1, 1), (1, 1))
+    tiles = [(n.stop - n.start, r.stop - r.start) for n, r in layout.tiles(batch, 32, 4)]
     assert {96: {(1, 9), (1, 6)}, 20: {(2, 20), (1, 20)}}[side] == set(tiles)
     x, weight = laid_out(rng, (batch, 32, side, side), "float32"), laid_out(rng, (8, 32, 3, 3), "float32")
     compare("conv2d", x, weight, laid_out(rng, (8,), "float32"), padding=1)
