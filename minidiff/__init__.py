@@ -24,9 +24,9 @@ from minidiff.backend import (
     available_backends,
     backend_of,
     get_backend,
-    precision,
     register_backend,
 )
+from minidiff.modes import inference, precision
 from minidiff.random import Generator
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "backward",
     "checkpoint",
     "get_backend",
+    "inference",
     "ops",
     "precision",
     "record",

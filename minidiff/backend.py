@@ -8,11 +8,9 @@ by device name, and installed packages answer through the entry-point group
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import array_api_compat
 import numpy as np
@@ -29,8 +27,6 @@ __all__ = [
     "backend_of",
     "get_backend",
     "is_array",
-    "is_exact",
-    "precision",
     "register_backend",
 ]
 
@@ -90,41 +86,6 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"Backend({self.device!r}, {self.xp.__name__}, {len(self.kernels)} kernels)"
-
-
-_exact: ContextVar[bool] = ContextVar("minidiff_exact", default=False)
-
-
-@contextmanager
-def precision(mode: Literal["fast", "exact"]) -> Iterator[None]:
-    """Choose how float32 products are computed inside this context, forward and backward.
-
-    Parameters
-    ----------
-    mode : str
-        "fast", the default, lets kernels lose a digit or so of float32's seven where that is faster: 3x3 convolutions
-        on the CPU by Winograd's algorithm. "exact" rounds as a plain sum of float32 products does.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import minidiff
-    >>> from minidiff import ops
-    >>> with minidiff.precision("exact"):
-    ...     y = ops.conv2d(np.ones((1, 3, 8, 8)), np.ones((4, 3, 3, 3)))
-    """
-    if mode not in ("fast", "exact"):
-        raise ValueError(f"precision: expected 'fast' or 'exact', got {mode!r}")
-    token = _exact.set(mode == "exact")
-    try:
-        yield
-    finally:
-        _exact.reset(token)
-
-
-def is_exact() -> bool:
-    """Whether `precision("exact")` holds here; for kernels."""
-    return _exact.get()
 
 
 _registered: dict[str, Backend] = {}

@@ -178,11 +178,3 @@ def test_what_is_left_to_panels(option: str, calls: list[int]) -> None:
     with minidiff.precision("exact"):
         convolve()
     assert len(calls) == 1
-
-
-def test_an_unknown_precision() -> None:
-    with (
-        pytest.raises(ValueError, match="expected 'fast' or 'exact', got 'half'"),
-        minidiff.precision("half"),
-    ):  # type: ignore[arg-type]
-        pass

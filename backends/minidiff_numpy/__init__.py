@@ -12,9 +12,8 @@ from minidiff_numpy.linear import linear
 from minidiff_numpy.normalization import group_norm
 from minidiff_numpy.random import random_normal, random_words
 from minidiff_numpy.resampling import upsample2d
-from minidiff_numpy.weights import set_weight_cache
 
-__all__ = ["backend", "set_num_threads", "set_weight_cache"]
+__all__ = ["backend", "set_num_threads"]
 
 
 def backend() -> Backend:

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from minidiff.backend import is_exact
+from minidiff.modes import is_exact, prepared
 from minidiff_numpy import panels, winograd
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
 from minidiff_numpy.linear import sum_rows
 from minidiff_numpy.plan import Plan
-from minidiff_numpy.weights import kept
 
 
 def _is_winograds(plan: Plan, images: int, channels: int, filters: int, dtype: Any, *, least: int) -> bool:
@@ -36,9 +35,9 @@ def _correlate(x: Array, weight: Array, plan: Plan, bias: Array | None) -> Array
     """Images (N, *inputs, C), filters (O, C, KH, KW) and a bias (O,) -> images (N, *outputs, O)."""
     o, c = weight.shape[:2]
     if _is_winograds(plan, x.shape[0], c, o, x.dtype, least=16):
-        transformed = kept(weight, "winograd", lambda w: winograd.transform(_hwio(w)))
+        transformed = prepared(weight, "winograd", lambda w: winograd.transform(_hwio(w)))
         return winograd.correlate(x, transformed, plan.padding, bias)
-    return panels.correlate(x, kept(weight, "hwio", _hwio), plan, bias)
+    return panels.correlate(x, prepared(weight, "hwio", _hwio), plan, bias)
 
 
 def _spread(y: Array, weight: Array, plan: Plan) -> Array:

@@ -1,8 +1,12 @@
-"""group_norm, plain and with SiLU, on channels-last images, a few images at a time so that they stay in the cache."""
+"""group_norm, plain and with SiLU, on channels-last images, a few images at a time so that they stay in the cache.
+
+Only the input and its statistics are remembered; the gradient centres the input again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,7 @@ import numpy as np
 from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
 
-_BLOCK = 1 << 16  # elements
+_BLOCK = 1 << 19  # elements: shorter calls of NumPy would spend their time waiting for the interpreter lock
 _COST = 200  # multiplications that take as long as one element
 
 
@@ -19,37 +23,12 @@ def _blocks(x: Array) -> Iterator[slice]:
     return (slice(n, n + step) for n in range(0, x.shape[0], step))
 
 
-def _sum_positions(x: Array) -> Array:
-    """(N, L, C) -> (N, 1, C), as a matrix product."""
-    sums: Array = np.matmul(np.ones((1, x.shape[1]), x.dtype), x)
-    return sums
-
-
-def _group_means(sums: Array, groups: int, count: int) -> Array:
-    """Per-channel sums (N, 1, C) -> the mean over each channel's group of `count` elements, (N, 1, C)."""
-    n, _, c = sums.shape
-    means = sums.reshape(n, groups, c // groups).sum(axis=2) / sums.dtype.type(count)
-    return np.repeat(means, c // groups, axis=1)[:, None, :]
-
-
-def _add_silu(z: Array) -> Array:
-    """Z * sigmoid(z), written over z."""
-    z *= 0.5
-    t = np.tanh(z)
-    t *= z
-    z += t
-    return z
-
-
-def _silu_slope(z: Array) -> Array:
-    """The derivative of z * sigmoid(z), s (1 + z (1 - s)); z is written over."""
-    s = np.tanh(0.5 * z)
-    s *= 0.5
-    s += 0.5
-    z *= 1 - s
-    z += 1
-    z *= s
-    return z
+@lru_cache(maxsize=64)
+def _averaging(pixels: int, channels: int, groups: int, dtype: Any) -> tuple[Array, Array]:
+    """Matrices between which an image (L, C) becomes the mean of each channel's group, (1, C)."""
+    wide = channels // groups
+    over_channels = np.kron(np.eye(groups), np.full((wide, wide), 1 / wide))
+    return np.full((1, pixels), 1 / max(1, pixels), dtype), over_channels.astype(dtype)
 
 
 def group_norm(
@@ -67,42 +46,77 @@ def group_norm(
         return NotImplemented
     n, c, h, w = x.shape
     image = channels_last(x).reshape(n, h * w, c)
-    count = h * w * c // groups
-    x_hat, y, rstd = np.empty_like(image), np.empty_like(image), np.empty((n, 1, c), image.dtype)
+    over_pixels, over_channels = _averaging(h * w, c, groups, image.dtype)
+    y = np.empty_like(image)
+    mean, rest, rstd = np.empty((3, n, 1, c), image.dtype)  # rest: what rounding took from the mean
+    half = image.dtype.type(0.5)
+
+    def means(z: Array) -> Array:
+        return (over_pixels @ z) @ over_channels
+
+    def centred(b: slice) -> Array:
+        z = lanes.scratch("centred", image[b].shape, image.dtype)
+        return np.subtract(image[b], mean[b], out=z)
 
     def normalize(b: slice) -> None:
-        centred = np.subtract(image[b], _group_means(_sum_positions(image[b]), groups, count), out=x_hat[b])
-        centred -= _group_means(_sum_positions(centred), groups, count)  # what rounding took from the mean
-        np.multiply(centred, centred, out=y[b])
-        rstd[b] = 1 / np.sqrt(_group_means(_sum_positions(y[b]), groups, count) + image.dtype.type(eps))
-        centred *= rstd[b]
-        np.multiply(centred, weight, out=y[b])
-        y[b] += bias
-        if activation:
-            _add_silu(y[b])
+        mean[b] = means(image[b])
+        z = centred(b)
+        rest[b] = means(z)
+        variance = means(np.multiply(z, z, out=y[b])) - rest[b] ** 2
+        rstd[b] = 1 / np.sqrt(variance + image.dtype.type(eps))
+        scale = rstd[b] * weight
+        shift = bias - rest[b] * scale
+        if activation:  # z sigmoid(z) = z/2 + z/2 tanh(z/2)
+            z *= scale * half
+            z += shift * half
+            np.tanh(z, out=y[b])
+            y[b] *= z
+            y[b] += z
+        else:
+            np.multiply(z, scale, out=y[b])
+            y[b] += shift
 
     lanes.each(normalize, _blocks(image), multiplications=_COST * image.size)
 
     def vjp(dy: Array) -> tuple[Any, Any, Any]:
         d_image = channels_last(dy).reshape(n, h * w, c)
-        dx = np.empty_like(x_hat)
-        along, across = np.empty((2, n, 1, c), x_hat.dtype)
+        dx = np.empty_like(image)
+        along, across = np.empty(
+            (2, n, 1, c), image.dtype
+        )  # sums of dz, and of dz times the normalized input
 
         def pull(b: slice) -> None:
-            dz = dx[b]
+            z, dz = centred(b), dx[b]
+            scale = rstd[b] * weight
             if activation:
-                z = x_hat[b] * weight
-                z += bias
-                np.multiply(d_image[b], _silu_slope(z), out=dz)
+                t, slope = (lanes.scratch(name, z.shape, z.dtype) for name in ("tanh", "slope"))
+                np.multiply(z, scale * half, out=slope)
+                slope += (bias - rest[b] * scale) * half
+                np.tanh(
+                    slope, out=t
+                )  # the slope of z sigmoid(z) is (1 + t) (1 + z/2 - z/2 t) / 2, t = tanh(z/2)
+                np.multiply(slope, t, out=dz)
+                slope -= dz
+                slope += 1
+                t += 1
+                t *= half
+                slope *= t
+                np.multiply(slope, d_image[b], out=dz)
             else:
                 dz[...] = d_image[b]
-            along[b], across[b] = _sum_positions(dz), _sum_positions(dz * x_hat[b])
-            dz *= weight
-            dz -= _group_means(along[b] * weight, groups, count)
-            dz -= x_hat[b] * _group_means(across[b] * weight, groups, count)
-            dz *= rstd[b]
+            along[b] = h * w * (over_pixels @ dz)
+            product = np.multiply(z, dz, out=lanes.scratch("slope", z.shape, z.dtype))
+            across[b] = rstd[b] * (h * w * (over_pixels @ product) - rest[b] * along[b])
+            into_mean, into_deviation = (
+                (sums * weight / (h * w)) @ over_channels * rstd[b] for sums in (along[b], across[b])
+            )
+            into_deviation *= rstd[b]
+            dz *= scale
+            z *= into_deviation
+            z += into_mean - rest[b] * into_deviation
+            dz -= z
 
-        lanes.each(pull, _blocks(x_hat), multiplications=_COST * x_hat.size)
+        lanes.each(pull, _blocks(image), multiplications=_COST * image.size)
         return as_nchw(dx.reshape(n, h, w, c)), across.sum(axis=(0, 1)), along.sum(axis=(0, 1))
 
     return as_nchw(y.reshape(n, h, w, c)), vjp

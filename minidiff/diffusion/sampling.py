@@ -9,6 +9,7 @@ import array_api_compat
 
 from minidiff.backend import Array, backend_of
 from minidiff.diffusion.stepping import Sampler
+from minidiff.modes import inference
 from minidiff.random import Generator
 
 __all__ = ["sample"]
@@ -25,7 +26,7 @@ def sample(
     callback: Callable[[int, int, Array, Array], None] | None = None,
     progress: bool = False,
 ) -> Array:
-    """Draw images.
+    """Draw images, inside `minidiff.inference()`: weights must not be written to meanwhile.
 
     Parameters
     ----------
@@ -62,12 +63,13 @@ def sample(
     x = rng.normal(shape) * sampler.init_noise_sigma if initial is None else initial
     if tuple(x.shape) != tuple(shape):
         raise ValueError(f"sample: initial has shape {tuple(x.shape)}, expected {tuple(shape)}")
-    for i, t in enumerate(_shown(sampler.timesteps) if progress else sampler.timesteps):
-        output = denoise(sampler.scale_model_input(x, t), _filled(x, t))
-        step = sampler.step(output, t, x, rng=rng)
-        x = step.prev_sample
-        if callback is not None:
-            callback(i, t, x, step.pred_original_sample)
+    with inference():
+        for i, t in enumerate(_shown(sampler.timesteps) if progress else sampler.timesteps):
+            output = denoise(sampler.scale_model_input(x, t), _filled(x, t))
+            step = sampler.step(output, t, x, rng=rng)
+            x = step.prev_sample
+            if callback is not None:
+                callback(i, t, x, step.pred_original_sample)
     return x
 
 
