@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from minidiff.modes import is_exact, prepared
-from minidiff_numpy import panels, winograd
+from minidiff_numpy import lanes, panels, winograd
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
 from minidiff_numpy.linear import sum_rows
 from minidiff_numpy.plan import Plan
+
+_COST = 50  # multiplications that take as long as moving one element
 
 
 def _is_winograds(plan: Plan, images: int, channels: int, filters: int, dtype: Any, *, least: int) -> bool:
@@ -46,7 +48,7 @@ def _spread(y: Array, weight: Array, plan: Plan) -> Array:
     if back is None:
         return panels.spread(y, _hwio(weight), plan)
     o, c = weight.shape[:2]
-    mirrored = np.ascontiguousarray(weight[:, :, ::-1, ::-1].transpose(2, 3, 0, 1))
+    mirrored = _in_order(weight[:, :, ::-1, ::-1].transpose(2, 3, 0, 1))
     if _is_winograds(back, y.shape[0], o, c, y.dtype, least=16):
         return winograd.correlate(y, winograd.transform(mirrored), back.padding)
     return panels.correlate(y, mirrored, back)
@@ -66,7 +68,22 @@ def _filters_between(x: Array, y: Array, plan: Plan) -> Array:
 
 def _hwio(weight: Array) -> Array:
     """Filters (O, C, KH, KW) -> (KH, KW, C, O), contiguous; a copy only if the memory is not in that order already."""
-    return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+    return _in_order(weight.transpose(2, 3, 1, 0))
+
+
+def _in_order(filters: Array) -> Array:
+    """Filters with contiguous memory. A copy, if there must be one, goes by the cache lines that it writes."""
+    if filters.flags.c_contiguous:
+        return filters
+    copy = np.empty(filters.shape, filters.dtype)
+    line = 64 // filters.itemsize
+
+    def part(start: int) -> None:
+        some = slice(start, start + line)
+        copy[..., some] = filters[..., some]
+
+    lanes.each(part, range(0, filters.shape[-1], line), multiplications=_COST * filters.size)
+    return copy
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
