@@ -66,7 +66,7 @@ def save_checkpoint(
     text = json.dumps({"format": FORMAT, **description}, indent=2) + "\n"
     with atomic_folder(folder) as unfinished:
         for name, arrays in tensors.items():
-            host = {key: np.ascontiguousarray(backend_of(a).to_numpy(a)) for key, a in arrays.items()}
+            host = {key: np.asarray(backend_of(a).to_numpy(a), order="C") for key, a in arrays.items()}
             save_file(host, unfinished / f"{name}.safetensors")
         (unfinished / DESCRIPTION).write_text(text, encoding="utf-8")
 

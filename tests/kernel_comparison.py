@@ -35,10 +35,10 @@ def run(rule: Callable[..., Any], name: str, arrays: tuple[Any, ...], options: d
     return rule(xp, *arrays, **{p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | options)
 
 
-def compare(name: str, *arrays: Any, **options: Any) -> None:
-    """Value and gradients of the kernel are those of the rule; inputs are left alone; images are channels-last.
+def compare(name: str, *arrays: Any, **options: Any) -> tuple[Array, Array]:
+    """Value and gradients of the kernel are those of the rule; inputs are left alone.
 
-    Tolerances are in parts of the largest number.
+    Tolerances are in parts of the largest number. Returns the value and the first gradient.
     """
     for a in arrays:
         if a is not None:
@@ -56,7 +56,12 @@ def compare(name: str, *arrays: Any, **options: Any) -> None:
         assert mine.dtype == other.dtype == arrays[0].dtype
         bound = TOLERANCE[str(other.dtype)] * np.abs(other).max(initial=1)
         np.testing.assert_allclose(mine, other, rtol=0, atol=bound)
-    for image in (y, pairs[1][0]):
+    return y, pairs[1][0]
+
+
+def compare_images(name: str, *arrays: Any, **options: Any) -> None:
+    """The same, and what comes is channels-last."""
+    for image in compare(name, *arrays, **options):
         assert image.transpose(0, 2, 3, 1).flags.c_contiguous
 
 

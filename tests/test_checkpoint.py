@@ -80,6 +80,30 @@ def test_files_are_plain_safetensors(tmp_path: Path) -> None:
     assert load_file(folder / "model.safetensors").keys() == small().state_dict().keys()
 
 
+def test_arrays_in_any_order_of_memory(backend: Backend, tmp_path: Path) -> None:
+    """Also scalars, views with gaps, and nothing at all: what is read has the shape and numbers of what was saved."""
+    host = np.arange(2 * 3 * 5 * 7, dtype=np.float32).reshape(2, 3, 5, 7)
+    x = backend.from_numpy(host)
+    arrays = {
+        "transposed": backend.xp.permute_dims(x, (3, 2, 0, 1)),
+        "with gaps": x[:, 1:, ::2, :],
+        "scalar": x[1, 2, 3, 4],
+        "empty": x[:0, ...],
+    }
+    save_checkpoint(tmp_path / "c", {"a": arrays}, {})
+    read = read_tensors(tmp_path / "c", "a")
+    expected = {
+        "transposed": host.transpose(3, 2, 0, 1),
+        "with gaps": host[:, 1:, ::2],
+        "scalar": host[1, 2, 3, 4],
+        "empty": host[:0],
+    }
+    assert read.keys() == expected.keys()
+    for name, array in read.items():
+        assert array.shape == expected[name].shape, name
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
 def test_a_run_means_its_newest_checkpoint(tmp_path: Path) -> None:
     for step in (1, 20, 3):
         saved(tmp_path / "checkpoints" / f"step-{step:08d}")

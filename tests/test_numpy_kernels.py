@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from array_api_compat import numpy as xp
-from kernel_comparison import KERNELS, Array, compare, laid_out, run, sharing  # noqa: F401
+from kernel_comparison import KERNELS, Array, compare_images, laid_out, run, sharing  # noqa: F401
 
 from minidiff import ops
 from minidiff.models import UNet
@@ -54,7 +54,7 @@ def test_conv2d(seed: int) -> None:
     sides = [int(max(1, d * (k - 1) + 1 - 2 * p) + rng.integers(0, 10)) for k, p, d in steps]
     n, c, o = int(rng.integers(0, 4)), int(rng.choice([1, 3, 5])), int(rng.integers(1, 7))
     bias = array(o) if rng.random() < 0.7 else None
-    compare("conv2d", array(n, c, *sides), array(o, c, *kernel), bias, **options)
+    compare_images("conv2d", array(n, c, *sides), array(o, c, *kernel), bias, **options)
 
 
 @pytest.mark.usefixtures("panel")
@@ -72,7 +72,7 @@ def test_conv_transpose2d(seed: int) -> None:
     n, c, o = int(rng.integers(0, 4)), int(rng.choice([1, 3, 5])), int(rng.integers(1, 7))
     bias = array(o) if rng.random() < 0.7 else None
     options["output_padding"] = tuple(extra)
-    compare("conv_transpose2d", array(n, c, *sides), array(c, o, *kernel), bias, **options)
+    compare_images("conv_transpose2d", array(n, c, *sides), array(c, o, *kernel), bias, **options)
 
 
 @pytest.mark.usefixtures("panel")
@@ -88,18 +88,22 @@ def test_convolutions_of_networks(
 ) -> None:
     rng, options = np.random.default_rng(kernel), {"stride": stride, "padding": padding}
     weight, bias = laid_out(rng, (8, channels, kernel, kernel), "float32"), laid_out(rng, (8,), "float32")
-    compare("conv2d", laid_out(rng, (batch, channels, 12, 9), "float32", order), weight, bias, **options)
-    compare("conv_transpose2d", laid_out(rng, (batch, 8, 9, 10), "float32", order), weight, None, **options)
+    compare_images(
+        "conv2d", laid_out(rng, (batch, channels, 12, 9), "float32", order), weight, bias, **options
+    )
+    compare_images(
+        "conv_transpose2d", laid_out(rng, (batch, 8, 9, 10), "float32", order), weight, None, **options
+    )
 
 
 def test_an_output_padding_that_no_tap_reaches() -> None:
     """With stride 1 a dilation allows one, and the mirrored correlation would read past the image for it."""
     rng = np.random.default_rng(0)
     x, weight = laid_out(rng, (2, 3, 5, 6), "float64"), laid_out(rng, (3, 4, 3, 3), "float64")
-    compare("conv_transpose2d", x, weight, None, dilation=3, output_padding=(2, 1))
+    compare_images("conv_transpose2d", x, weight, None, dilation=3, output_padding=(2, 1))
     one = weight[:, :, :1, :1].copy()  # with padding 1 the sides stay, but the pixels move
-    compare("conv_transpose2d", x, one, None, dilation=3, padding=1, output_padding=2)
-    compare("conv2d", x[:, :, :3, :3].copy(), one.reshape(4, 3, 1, 1), None, stride=2, padding=1)
+    compare_images("conv_transpose2d", x, one, None, dilation=3, padding=1, output_padding=2)
+    compare_images("conv2d", x[:, :, :3, :3].copy(), one.reshape(4, 3, 1, 1), None, stride=2, padding=1)
 
 
 @pytest.mark.parametrize(("side", "batch"), [(96, 2), (20, 9)])
@@ -110,7 +114,7 @@ def test_panels_of_the_real_size(side: int, batch: int) -> None:
     tiles = [(n.stop - n.start, r.stop - r.start) for n, r in layout.tiles(batch, 32, 4)]
     assert {96: {(1, 9), (1, 6)}, 20: {(2, 20), (1, 20)}}[side] == set(tiles)
     x, weight = laid_out(rng, (batch, 32, side, side), "float32"), laid_out(rng, (8, 32, 3, 3), "float32")
-    compare("conv2d", x, weight, laid_out(rng, (8,), "float32"), padding=1)
+    compare_images("conv2d", x, weight, laid_out(rng, (8,), "float32"), padding=1)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 2)])
@@ -154,7 +158,7 @@ def test_group_norm(seed: int, activation: str | None, monkeypatch: pytest.Monke
     groups, wide = int(rng.integers(1, 5)), int(rng.integers(1, 5))
     n, h, w = int(rng.integers(0, 6)), int(rng.integers(2, 9)), int(rng.integers(1, 9))
     c = groups * wide
-    compare(
+    compare_images(
         "group_norm", array(n, c, h, w), array(c), array(c), groups=groups, eps=0.01, activation=activation
     )
 
@@ -162,7 +166,9 @@ def test_group_norm(seed: int, activation: str | None, monkeypatch: pytest.Monke
 def test_group_norm_of_images_larger_than_a_block() -> None:
     rng = np.random.default_rng(4)
     x = laid_out(rng, (3, 16, 80, 72), "float32", "NHWC")
-    compare("group_norm", x, laid_out(rng, (16,), "float32"), laid_out(rng, (16,), "float32"), groups=4)
+    compare_images(
+        "group_norm", x, laid_out(rng, (16,), "float32"), laid_out(rng, (16,), "float32"), groups=4
+    )
 
 
 def test_group_norm_far_from_zero() -> None:
@@ -183,7 +189,7 @@ def test_group_norm_far_from_zero() -> None:
 @pytest.mark.parametrize("scale", [1, 2, 3])
 def test_upsample2d(seed: int, scale: int) -> None:
     rng, _, array = drawn(seed)
-    compare(
+    compare_images(
         "upsample2d", array(*map(int, rng.integers(0, 4, 1)), *map(int, rng.integers(1, 6, 3))), scale=scale
     )
 

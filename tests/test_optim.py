@@ -15,6 +15,7 @@ from minidiff import ops
 from minidiff.autodiff import Parameter, backward, record, value_and_grad
 from minidiff.backend import Backend, get_backend, register_backend
 from minidiff.optim import EMA, SGD, Adam, AdamW, Optimizer, clip_gradients, lr, rules
+from minidiff.testing.conformance import serving
 
 Make = Callable[[Any], Optimizer]
 
@@ -444,6 +445,21 @@ def test_clipping_of_three_four_five(backend: Backend) -> None:
     assert clip_gradients({}, 1.0) == ({}, 0.0)
 
 
+def test_the_norm_may_come_from_a_kernel() -> None:
+    """Which gets all gradients at once, and may decline."""
+    cpu, seen = get_backend("cpu"), []
+
+    def square_sum(xp: Any, *arrays: Any) -> Any:
+        seen.append(len(arrays))
+        return NotImplemented if arrays[0].size == 1 else (np.asarray(25.0),)
+
+    grads = {"a": np.ones(2), "b": np.ones((3, 1))}
+    with serving(cpu, {"square_sum": square_sum}):
+        assert clip_gradients(grads, 9.0) == (grads, 5.0)
+        assert clip_gradients({"a": np.full(1, -2.0)}, 9.0)[1] == 2.0
+    assert seen == [2, 1]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_norm_that_is_not_finite_is_passed_on(backend: Backend, bad: float) -> None:
     grads = {"a": backend.from_numpy(np.asarray([1.0, bad])), "b": backend.from_numpy(np.asarray([2.0]))}
@@ -500,6 +516,24 @@ def test_ema_swapped_in(backend: Backend) -> None:
     with pytest.raises(KeyboardInterrupt), ema.swapped_in():
         raise KeyboardInterrupt
     assert_equal(values(backend, parameters), before)
+
+
+def test_what_was_swapped_in_keeps_its_numbers() -> None:
+    """Although a kernel writes the averages in place."""
+
+    def ema(xp: Any, average: Any, p: Any, **options: Any) -> Any:
+        average += 1
+        return (average,)
+
+    cpu = get_backend("cpu")
+    w = one(0.0)
+    averages = EMA(w)
+    with averages.swapped_in():
+        held = w["w"].data
+    with serving(cpu, {"ema": ema}):
+        averages.update()
+    assert averages.averaged["w"].tolist() == [1.0]
+    assert held.tolist() == [0.0]
 
 
 def test_ema_resumes_bit_exactly(backend: Backend) -> None:
@@ -574,9 +608,5 @@ def test_every_library_trains_the_same_bits(backend: Backend, name: str) -> None
 
 
 def test_the_rules_have_their_kernels_names() -> None:
-    assert [rule.__name__ for rule in (rules.sgd, rules.momentum, rules.adam, rules.ema)] == [
-        "sgd",
-        "momentum",
-        "adam",
-        "ema",
-    ]
+    for name in ("sgd", "momentum", "adam", "ema", "square_sum"):
+        assert getattr(rules, name).__name__ == name

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from kernel_comparison import Array, compare, laid_out, run, sharing  # noqa: F401
+from kernel_comparison import Array, compare_images, laid_out, run, sharing  # noqa: F401
 
 import minidiff
 from minidiff import Generator, ops, value_and_grad
@@ -52,7 +52,7 @@ def test_sizes_and_paddings(always: list[str], side: tuple[int, int], padding: i
         laid_out(rng, (3, 16, h, w), "float32", order),
         laid_out(rng, (17, 16, 3, 3), "float32", order),
     )
-    compare("conv2d", x, weight, laid_out(rng, (17,), "float32"), padding=padding)
+    compare_images("conv2d", x, weight, laid_out(rng, (17,), "float32"), padding=padding)
     assert always == ["yes"] * 3
 
 
@@ -62,7 +62,7 @@ def test_transposed_convolution(always: list[str], side: tuple[int, int], paddin
     rng = np.random.default_rng(2)
     h, w = (max(s, 2 * padding - 1) for s in side)
     x, weight = laid_out(rng, (3, 16, h, w), "float32"), laid_out(rng, (16, 18, 3, 3), "float32")
-    compare("conv_transpose2d", x, weight, laid_out(rng, (18,), "float32"), padding=padding)
+    compare_images("conv_transpose2d", x, weight, laid_out(rng, (18,), "float32"), padding=padding)
     assert always == ["yes"] * 3
 
 
@@ -77,7 +77,7 @@ def test_groups(always: list[str], batch: int, tiles: int, monkeypatch: pytest.M
         laid_out(rng, (batch, 16, 10, 13), "float32", "NHWC"),
         laid_out(rng, (16, 16, 3, 3), "float32"),
     )
-    compare("conv2d", x, weight, None, padding=1)
+    compare_images("conv2d", x, weight, None, padding=1)
     assert always == ["yes"] * 3
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from minidiff.backend import Array, backend_of
-from minidiff.ops.support import widen
+from minidiff.optim import rules
 
 __all__ = ["clip_gradients"]
 
@@ -40,13 +40,7 @@ def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[st
     if not max_norm > 0:
         raise ValueError(f"clip_gradients: max_norm must be above 0, got {max_norm}")
     arrays = dict(grads)
-    norm = math.sqrt(float(sum(_square(g) for g in arrays.values())))
+    norm = math.sqrt(float(rules.run(rules.square_sum, *arrays.values())[0])) if arrays else 0.0
     if not max_norm < norm < math.inf:
         return arrays, norm
     return {name: backend_of(g).xp.asarray(g * (max_norm / norm)) for name, g in arrays.items()}, norm
-
-
-def _square(g: Array) -> Array:
-    xp = backend_of(g).xp
-    g = widen(xp, g)
-    return xp.sum(g * g)

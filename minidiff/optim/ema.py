@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from minidiff.autodiff import Parameters
 from minidiff.backend import Array, backend_of
-from minidiff.ops.support import cast
 from minidiff.optim import rules
 from minidiff.optim.states import copied, loaded, named_parameters, wide_copy
 
@@ -30,7 +29,7 @@ class EMA:
     Attributes
     ----------
     averaged : dict of str to array
-        The averages by parameter name.
+        The averages by parameter name. An update may write to them: `state_dict` makes copies.
     steps : int
         How many updates there were.
 
@@ -76,7 +75,7 @@ class EMA:
         before = {name: p.data for name, p in self._parameters.items()}
         try:
             for name, p in self._parameters.items():
-                p.data = cast(backend_of(p.data).xp, self.averaged[name], p.data)
+                p.data = backend_of(p.data).xp.astype(self.averaged[name], p.dtype, copy=True)
             yield
         finally:
             for name, p in self._parameters.items():

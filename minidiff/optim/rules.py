@@ -1,4 +1,4 @@
-"""One step of each optimizer, as functions of plain arrays.
+"""One step of each optimizer, and what clipping needs, as functions of plain arrays.
 
 These are the law. A backend may hold a faster function of the same name and signature among its kernels,
 which may return NotImplemented for what it does not serve. It returns a new array for the parameter, whose old
@@ -11,13 +11,15 @@ computed in float32 and rounded once.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
 from minidiff.backend import Array, backend_of
 from minidiff.ops.support import cast, widen
 
-__all__ = ["adam", "ema", "momentum", "run", "sgd"]
+__all__ = ["adam", "ema", "momentum", "run", "sgd", "square_sum"]
 
 
 def sgd(xp: Any, p: Array, g: Array, *, lr: float, weight_decay: float, step: int) -> tuple[Array]:
@@ -101,6 +103,12 @@ def adam(
 def ema(xp: Any, average: Array, p: Array, *, decay: float) -> tuple[Array]:
     """The average moves by 1 - decay of the way to p: decay * average + (1 - decay) * p."""
     return (average + (1 - decay) * (cast(xp, p, average) - average),)
+
+
+def square_sum(xp: Any, *arrays: Array) -> tuple[Array]:
+    """The sum of the squares of all numbers in `arrays`, float32 or wider, shape ()."""
+    squares = (xp.sum(g * g) for g in (widen(xp, x) for x in arrays))
+    return (functools.reduce(operator.add, squares),)
 
 
 def run(rule: Callable[..., Any], *arrays: Array, **options: Any) -> tuple[Array, ...]:
