@@ -1,6 +1,6 @@
 """minidiff on the CPU beside PyTorch eager: the same network, weights, inputs and number of threads, in one process.
 
-    python -m benchmarks.cpu [--quick] [--save] [--only SECTION,...] [--threads N]
+    python -m benchmarks.cpu [--quick] [--save [NAME]] [--only SECTION,...] [--threads N]
 
 The parties are minidiff, PyTorch (contiguous NCHW memory, Adam with its defaults) and PyTorch in channels_last
 memory with fused Adam. They take turns, after all have computed the same; see `benchmarks.interleave`. A ratio
@@ -29,7 +29,7 @@ from benchmarks.cpu_sections import SECTIONS, Plan
 from benchmarks.interleave import Disagreement
 from benchmarks.plot import draw
 
-PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "cpu.png"
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 
 def measure(plan: Plan, sections: Sequence[str] = tuple(SECTIONS)) -> dict[str, Any]:
@@ -46,6 +46,10 @@ def measure(plan: Plan, sections: Sequence[str] = tuple(SECTIONS)) -> dict[str, 
         "medians and quartiles of rounds: below 1 minidiff is faster"
     )
     figures = {name: SECTIONS[name](plan) for name in sections}
+    here = machine.describe()
+    print(f"{here['processor']}, {here['blas']}")
+    if forced := here["forced"]:
+        print(f"note: {forced} binds NumPy's BLAS, not PyTorch; unset it to compare what a user would see")
     settings = {"network": f"UNet(3, {plan.channels}, 3)", "threads": plan.threads, "torch": torch}
     return {**settings, **figures}
 
@@ -73,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="fewer sizes, rounds and DDIM steps")
     parser.add_argument(
-        "--save", action="store_true", help="write benchmarks/results/cpu.json, docs/pictures/cpu.png"
+        "--save",
+        metavar="NAME",
+        nargs="?",
+        const="cpu",
+        help="write benchmarks/results/NAME.json and, of the growth, docs/pictures/NAME.png (NAME: cpu)",
     )
     parser.add_argument("--only", type=_sections, metavar="SECTION,...", help="some sections and not all")
     parser.add_argument(
@@ -84,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="default: all cores",
     )
     args = parser.parse_args(arguments)
-    if args.save and (args.only or args.quick):
-        parser.error("--save needs all sections in full: leave out --only and --quick")
+    if args.save == "cpu" and (args.only or args.quick):
+        parser.error("--save needs all sections in full: leave out --only and --quick, or give another NAME")
     needed = ("torch", "matplotlib") if args.save else ("torch",)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -104,8 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nstopped; what stands above was measured, and nothing was saved", file=sys.stderr)
         return 130
     if args.save:
-        draw(figures["growth"], PICTURE)
-        print(machine.save("cpu", figures))
+        if "growth" in figures:
+            draw(figures["growth"], PICTURES / f"{args.save}.png")
+        print(machine.save(args.save, figures))
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from minidiff.files import atomic_path
 
@@ -17,15 +18,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, versions and date."""
+    """Processor, cores, versions and date; of BLAS also the kernels in use, and the variable that forced them."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    kernels = {lib["architecture"] for lib in threadpool_info() if "architecture" in lib}
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "blas": f"{blas.get('name')} {blas.get('version')}",
+        "blas": " ".join([str(blas.get("name")), str(blas.get("version")), *sorted(kernels)]),
+        "forced": " ".join(f"{k}={v}" for k, v in os.environ.items() if k == "OPENBLAS_CORETYPE"),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 

@@ -369,10 +369,12 @@ def test_saving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(cpu, "measure", lambda plan, sections: {"sections": sections, "growth": GROWTH})
-    monkeypatch.setattr(cpu, "PICTURE", tmp_path / "cpu.png")
+    monkeypatch.setattr(cpu, "PICTURES", tmp_path)
     monkeypatch.setattr(cpu.machine, "RESULTS", tmp_path)
     assert cpu.main(["--save"]) == 0
     saved = json.loads((tmp_path / "cpu.json").read_text(encoding="utf-8"))
     assert saved["sections"] == list(cpu_sections.SECTIONS)
     assert "cores" in saved["machine"]
     assert (tmp_path / "cpu.png").stat().st_size > 1000
+    assert cpu.main(["--save", "other", "--only", "ops"]) == 0
+    assert json.loads((tmp_path / "other.json").read_text(encoding="utf-8"))["sections"] == ["ops"]
