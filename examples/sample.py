@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from minidiff import Generator, cli, images
-from minidiff.checkpoint import load_model, read_diffusion
+from minidiff.checkpoints import load_model, read_diffusion
 from minidiff.diffusion import SAMPLERS
 from minidiff.files import atomic_path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minidiff.backend import Backend, BackendUnavailable, get_backend
-from minidiff.checkpoint import CheckpointError
+from minidiff.checkpoints import CheckpointError
 from minidiff.data import DataError, Dataset
 from minidiff.diffusion import GaussianDiffusion
 from minidiff.training import Trainer, TrainingError

@@ -24,7 +24,7 @@ import numpy as np
 
 from minidiff.autodiff import backward, record
 from minidiff.backend import Array
-from minidiff.checkpoint import (
+from minidiff.checkpoints import (
     CheckpointError,
     checkpoints_in,
     describe_model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,9 +17,9 @@ MAY = {name: set(LAYERS[:rank]) for rank, name in enumerate(LAYERS)} | {
     "files": set(),
     "images": {"backend", "files"},
     "data": {"backend", "files"},
-    "checkpoint": {"backend", "random", "files", "nn", "models", "diffusion"},
-    "training": {*LAYERS, "files", "images", "data", "checkpoint"},
-    "cli": {*LAYERS, "files", "images", "data", "checkpoint", "training"},
+    "checkpoints": {"backend", "random", "files", "nn", "models", "diffusion"},
+    "training": {*LAYERS, "files", "images", "data", "checkpoints"},
+    "cli": {*LAYERS, "files", "images", "data", "checkpoints", "training"},
     "testing": set(LAYERS),
     "": set(LAYERS),  # the package itself
 }
@@ -63,6 +64,16 @@ def upward(path: Path, may: dict[str, set[str]]) -> set[str]:
 def test_a_file_imports_only_what_stands_left_of_it(path: Path) -> None:
     assert name_of(path) in MAY, f"say in this file what minidiff/{name_of(path)} may import"
     assert not upward(path, MAY)
+
+
+def test_no_public_name_is_also_that_of_a_file() -> None:
+    """Importing the file would put it in the name's place."""
+    import minidiff
+
+    files = {p.stem for p in (ROOT / "minidiff").iterdir()}
+    assert not [
+        n for n in minidiff.__all__ if n in files and not isinstance(getattr(minidiff, n), ModuleType)
+    ]
 
 
 def test_there_is_exactly_one_import_that_points_up() -> None:

@@ -137,11 +137,12 @@ def test_results_do_not_depend_on_the_number_of_lanes_beyond_rounding(threads: i
 
 
 def test_a_buffer_is_used_again_and_is_one_threads_own() -> None:
-    first = lanes.scratch("test", (4, 5))
-    assert np.shares_memory(first, lanes.scratch("test", (3,)))
-    assert not np.shares_memory(first, lanes.scratch("test", (3,), np.float64))
+    first = lanes.scratch(1, (4, 5))
+    assert np.shares_memory(first, lanes.scratch(1, (3,)))
+    assert np.shares_memory(first, lanes.scratch(1, (3,), np.float64))
+    assert not np.shares_memory(first, lanes.scratch(0, (4, 5)))
     other: list[np.ndarray[Any, Any]] = []
-    thread = threading.Thread(target=lambda: other.append(lanes.scratch("test", (4, 5))))
+    thread = threading.Thread(target=lambda: other.append(lanes.scratch(1, (4, 5))))
     thread.start()
     thread.join()
     assert not np.shares_memory(first, other[0])

@@ -15,7 +15,7 @@ from kernel_comparison import KERNELS, Array, compare_images, laid_out, run, sha
 
 from minidiff import ops
 from minidiff.models import UNet
-from minidiff_numpy import convolution, normalization, plan, resampling
+from minidiff_numpy import convolution, memory, normalization, plan, resampling
 from minidiff_numpy.layout import channels_last
 
 pytestmark = pytest.mark.usefixtures("sharing")
@@ -111,14 +111,14 @@ def test_panels_of_the_real_size(side: int, batch: int) -> None:
     """96 x 96 pixels are cut after 9 rows, 20 x 20 after 2 images; neither divides."""
     rng = np.random.default_rng(2)
     layout = plan.Plan((side, side), (side, side), (3, 3), (1, 1), (1, 1), (1, 1))
-    tiles = [(n.stop - n.start, r.stop - r.start) for n, r in layout.tiles(batch, 32, 4)]
+    tiles = [(n.stop - n.start, r.stop - r.start) for n, r in layout.tiles(batch, 32, 4, shares=2)]
     assert {96: {(1, 9), (1, 6)}, 20: {(2, 20), (1, 20)}}[side] == set(tiles)
     x, weight = laid_out(rng, (batch, 32, side, side), "float32"), laid_out(rng, (8, 32, 3, 3), "float32")
     compare_images("conv2d", x, weight, laid_out(rng, (8,), "float32"), padding=1)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 2)])
-def test_no_full_panel_is_ever_made(kernel: int, stride: int) -> None:
+def test_no_full_panel_is_ever_made(kernel: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a thread of its own, which has no buffers from before."""
     rng = np.random.default_rng(3)
     x = laid_out(rng, (16, 64, 32, 32), "float32", "NHWC")
@@ -135,6 +135,7 @@ def test_no_full_panel_is_ever_made(kernel: int, stride: int) -> None:
             thunk()
             peaks.append(tracemalloc.get_traced_memory()[1] - before)
 
+    monkeypatch.setattr(memory, "_pool", memory._Pool())
     thread = threading.Thread(target=run)
     tracemalloc.start()
     try:

@@ -17,11 +17,11 @@ from array_api_compat import numpy as xp
 from minidiff import Generator, ops
 from minidiff.autodiff import Parameter, value_and_grad
 from minidiff.backend import get_backend
-from minidiff.checkpoint import read_tensors, save_checkpoint
+from minidiff.checkpoints import read_tensors, save_checkpoint
 from minidiff.models import UNet
 from minidiff.optim import EMA, SGD, Adam, AdamW, Optimizer, clip_gradients, rules
 from minidiff.testing.conformance import serving, without_kernels
-from minidiff_numpy import lanes, optimizer
+from minidiff_numpy import lanes, memory, optimizer
 
 Array = np.ndarray[Any, Any]
 
@@ -204,6 +204,7 @@ def test_only_the_results_are_as_large_as_a_parameter() -> None:
 
 
 def peak(work: Callable[[], Any]) -> int:
+    memory._pool = memory._Pool()
     tracemalloc.start()
     try:
         work()

@@ -16,7 +16,7 @@ import pytest
 
 from minidiff import Generator, ops
 from minidiff.backend import Backend
-from minidiff.checkpoint import CheckpointError, checkpoints_in
+from minidiff.checkpoints import CheckpointError, checkpoints_in
 from minidiff.data import Dataset, load_digits
 from minidiff.diffusion import GaussianDiffusion
 from minidiff.models import UNet

@@ -9,6 +9,7 @@ from minidiff.backend import Backend
 from minidiff_numpy.attention import scaled_dot_product_attention
 from minidiff_numpy.convolution import conv2d, conv_transpose2d
 from minidiff_numpy.elementwise import gelu, silu, softmax
+from minidiff_numpy.joining import add, concat
 from minidiff_numpy.lanes import set_num_threads
 from minidiff_numpy.linear import linear
 from minidiff_numpy.normalization import group_norm
@@ -29,6 +30,8 @@ def backend() -> Backend:
         to_numpy=np.asarray,
         kernels={
             "adam": adam,
+            "add": add,
+            "concat": concat,
             "conv2d": conv2d,
             "conv_transpose2d": conv_transpose2d,
             "ema": ema,

@@ -24,6 +24,7 @@ from minidiff_numpy import lanes
 from minidiff_numpy.blocks import BLOCK, parts
 from minidiff_numpy.elementwise import SAFE
 from minidiff_numpy.layout import Array, served
+from minidiff_numpy.memory import empty_like
 
 _FEW = 1 << 16  # scores
 _STRIPE = 128  # queries or keys at a time, where those before or behind them are skipped
@@ -72,7 +73,7 @@ class Scores:
     def block(self, queries: Array, index: Any, keys: slice) -> Array:
         """The scores of some scaled queries, (..., keys, queries), in a lane's buffer."""
         k = self.k[index][..., keys, :]
-        scores = lanes.scratch("scores", (*k.shape[:-1], queries.shape[-2]), k.dtype)
+        scores = lanes.scratch(0, (*k.shape[:-1], queries.shape[-2]), k.dtype)
         return np.matmul(k, queries.swapaxes(-1, -2), out=scores)
 
     def hide(self, block: Array, value: float, index: Any, keys: slice, rows: slice) -> None:
@@ -138,7 +139,7 @@ def scaled_dot_product_attention(
         keys_of = s.parts(size, length)
         runs = min(-(-lanes.count() // len(matrices)), len(keys_of))  # through the keys of one matrix
         dqs = [np.zeros_like(q) for _ in range(runs)]
-        dk, dv = np.empty_like(k), np.empty_like(v)
+        dk, dv = empty_like(k), empty_like(v)
 
         def pull(item: tuple[Any, int]) -> None:
             index, run = item
@@ -153,7 +154,7 @@ def scaled_dot_product_attention(
                     p -= shift[index][..., rows]
                 np.exp(p, out=p)
                 np.matmul(p, d[..., rows, :], out=dv[index][..., keys, :])
-                slope = lanes.scratch("slope", p.shape, p.dtype)
+                slope = lanes.scratch(1, p.shape, p.dtype)
                 np.matmul(v[index][..., keys, :], d[..., rows, :].swapaxes(-1, -2), out=slope)
                 slope -= mean[..., rows]
                 slope *= p

@@ -15,6 +15,7 @@ from minidiff.modes import is_exact, prepared
 from minidiff_numpy import lanes, panels, winograd
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
 from minidiff_numpy.linear import sum_rows
+from minidiff_numpy.memory import empty
 from minidiff_numpy.plan import Plan
 
 _COST = 50  # multiplications that take as long as moving one element
@@ -75,7 +76,7 @@ def _in_order(filters: Array) -> Array:
     """Filters with contiguous memory. A copy, if there must be one, goes by the cache lines that it writes."""
     if filters.flags.c_contiguous:
         return filters
-    copy = np.empty(filters.shape, filters.dtype)
+    copy = empty(filters.shape, filters.dtype)
     line = 64 // filters.itemsize
 
     def part(start: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from minidiff_numpy import lanes
 from minidiff_numpy.blocks import parts
 from minidiff_numpy.layout import Array, served
+from minidiff_numpy.memory import empty_like
 
 _LARGE = 1 << 19  # elements: with fewer, the few passes of a generic rule stay in the cache by themselves
 _COST = 40  # multiplications that take as long as one element
@@ -36,7 +37,7 @@ _SATURATED = 10.0  # |x|, from which on 1 + tanh no longer depends on p
 
 def _dense(x: Array, like: Array) -> Array:
     """`x` in the order of memory of a new array like `like`; a copy only if it is not in that already."""
-    y = np.empty_like(like)
+    y = empty_like(like)
     if x.strides == y.strides:
         return x
     np.copyto(y, x)
@@ -50,7 +51,7 @@ def _vector(x: Array) -> Array:
 
 def _by_blocks(function: Callable[..., object], *arrays: Array) -> Array:
     """What `function(*blocks, out)` writes, for dense arrays in one order of memory."""
-    y = np.empty_like(arrays[0])
+    y = empty_like(arrays[0])
     vectors = [_vector(a) for a in (*arrays, y)]
 
     def part(block: slice) -> None:
@@ -72,7 +73,7 @@ def silu(xp: Any, x: Any) -> Any:
 
 
 def _silu(x: Array, y: Array) -> None:
-    half = np.multiply(x, 0.5, out=lanes.scratch("half", x.shape, x.dtype))
+    half = np.multiply(x, 0.5, out=lanes.scratch(0, x.shape, x.dtype))
     np.tanh(half, out=y)
     y *= half
     y += half
@@ -80,7 +81,7 @@ def _silu(x: Array, y: Array) -> None:
 
 def _silu_slope(x: Array, dy: Array, dx: Array) -> None:
     """(1 + t) (1 + x (1 - t) / 2) / 2 for t = tanh(x / 2)."""
-    half = np.multiply(x, 0.5, out=lanes.scratch("half", x.shape, x.dtype))
+    half = np.multiply(x, 0.5, out=lanes.scratch(0, x.shape, x.dtype))
     np.tanh(half, out=dx)
     np.subtract(1, dx, out=dx)
     half *= dx
@@ -114,7 +115,7 @@ def _gelu(p: tuple[float, ...], x: Array, y: Array) -> None:
 def _gelu_slope(p: tuple[float, ...], x: Array, dy: Array, dx: Array) -> None:
     """(1 + t + (1 - t**2) x q'(x)) / 2 for t = tanh(q(x)) and q(x) = x p(x**2)."""
     square = _square(x)
-    slope = lanes.scratch("slope", x.shape, x.dtype)
+    slope = lanes.scratch(1, x.shape, x.dtype)
     _polynomial(tuple((2 * i + 1) * a for i, a in enumerate(p)), square, out=slope)
     t = _polynomial(p, square, out=dx)
     t *= x
@@ -128,7 +129,7 @@ def _gelu_slope(p: tuple[float, ...], x: Array, dy: Array, dx: Array) -> None:
 
 
 def _square(x: Array) -> Array:
-    square = np.clip(x, -_SATURATED, _SATURATED, out=lanes.scratch("square", x.shape, x.dtype))
+    square = np.clip(x, -_SATURATED, _SATURATED, out=lanes.scratch(0, x.shape, x.dtype))
     return np.multiply(square, square, out=square)
 
 
@@ -150,7 +151,7 @@ def softmax(xp: Any, x: Any, *, axis: int) -> Any:
     ones = np.ones((size, 1), x.dtype)
 
     def by_rows(function: Callable[..., object], *arrays: Array) -> Array:
-        y: Array = np.empty_like(x)
+        y: Array = empty_like(x)
         matrices = [np.moveaxis(a, axis, -1).reshape(-1, size) for a in (*arrays, y)]
 
         def part(rows: slice) -> None:

@@ -38,7 +38,7 @@ _busy = threading.Lock()  # held while lanes run
 _workers: list[tuple[int, SimpleQueue[Any]]] = []  # each with its core
 _count = 0  # not asked for yet
 _blas: list[Any] | None = None  # controllers of NumPy's BLAS
-_buffers = threading.local()
+_buffers = threading.local()  # of each thread, by number
 
 
 def count() -> int:
@@ -160,14 +160,14 @@ def _current_core() -> int:
     return ask() if ask else -1
 
 
-def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-    """A buffer of this thread, with whatever is in it; the next call with the same name and dtype reuses it."""
-    size, key = math.prod(shape), (name, np.dtype(dtype))
-    held: dict[Any, Array] = _buffers.__dict__
-    buffer = held.get(key)
+def scratch(number: int, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """One of this thread's buffers, with whatever is in it; the next call with the same number uses it again."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    held: dict[str, Array] = _buffers.__dict__
+    buffer = held.get(str(number))
     if buffer is None or buffer.size < size:
-        buffer = held[key] = np.empty(size, dtype)
-    return buffer[:size].reshape(shape)
+        buffer = held[str(number)] = np.empty(size, np.uint8)
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 def _cores() -> list[int]:

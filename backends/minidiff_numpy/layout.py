@@ -6,12 +6,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from minidiff_numpy.memory import empty
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def channels_last(x: Array) -> Array:
     """(N, C, H, W) -> (N, H, W, C), contiguous; a copy only if the memory is not in that order already."""
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    image = x.transpose(0, 2, 3, 1)
+    if image.flags.c_contiguous:
+        return image
+    copy = empty(image.shape, image.dtype)
+    copy[...] = image
+    return copy
 
 
 def as_nchw(x: Array) -> Array:

@@ -9,11 +9,12 @@ import numpy as np
 
 from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array, served
+from minidiff_numpy.memory import empty
 
 
-def product(a: Array, b: Array) -> Array:
+def matrix_product(a: Array, b: Array) -> Array:
     """A @ b for matrices, whatever their memory order."""
-    y = np.empty((a.shape[0], b.shape[1]), a.dtype)
+    y = empty((a.shape[0], b.shape[1]), a.dtype)
     by_rows = a.shape[0] >= b.shape[1]
 
     def part(lines: slice) -> None:
@@ -22,17 +23,17 @@ def product(a: Array, b: Array) -> Array:
         else:
             np.matmul(a, b[:, lines], out=y[:, lines])
 
-    lanes.each(part, _halves(max(y.shape)), multiplications=y.size * a.shape[1])
+    lanes.each(part, shares(max(y.shape)), multiplications=y.size * a.shape[1])
     return y
 
 
 def sum_rows(x: Array) -> Array:
     """The sum of the rows of a matrix."""
-    total: Array = product(np.ones((1, x.shape[0]), x.dtype), x)[0]
+    total: Array = matrix_product(np.ones((1, x.shape[0]), x.dtype), x)[0]
     return total
 
 
-def _halves(size: int) -> Iterator[slice]:
+def shares(size: int) -> Iterator[slice]:
     """`range(size)` in a part for each lane."""
     count = max(1, min(lanes.count(), size))
     return (slice(size * i // count, size * (i + 1) // count) for i in range(count))
@@ -44,15 +45,15 @@ def linear(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
         return NotImplemented
     out, width = weight.shape
     rows = x.reshape(-1, width)
-    y = product(rows, weight.T)
+    y = matrix_product(rows, weight.T)
     if bias is not None:
         y += bias
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         d = dy.reshape(-1, out)
         return (
-            lambda: product(d, weight).reshape(x.shape),
-            lambda: product(d.T, rows),
+            lambda: matrix_product(d, weight).reshape(x.shape),
+            lambda: matrix_product(d.T, rows),
             lambda: sum_rows(d),
         )
 

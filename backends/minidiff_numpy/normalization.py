@@ -13,6 +13,7 @@ import numpy as np
 
 from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
+from minidiff_numpy.memory import empty_like
 
 _BLOCK = 1 << 19  # elements: shorter calls of NumPy would spend their time waiting for the interpreter lock
 _COST = 200  # multiplications that take as long as one element
@@ -47,7 +48,7 @@ def group_norm(
     n, c, h, w = x.shape
     image = channels_last(x).reshape(n, h * w, c)
     over_pixels, over_channels = _averaging(h * w, c, groups, image.dtype)
-    y = np.empty_like(image)
+    y = empty_like(image)
     mean, rest, rstd = np.empty((3, n, 1, c), image.dtype)  # rest: what rounding took from the mean
     half = image.dtype.type(0.5)
 
@@ -55,7 +56,7 @@ def group_norm(
         return (over_pixels @ z) @ over_channels
 
     def centred(b: slice) -> Array:
-        z = lanes.scratch("centred", image[b].shape, image.dtype)
+        z = lanes.scratch(0, image[b].shape, image.dtype)
         np.subtract(image[b], mean[b], out=z)
         return z
 
@@ -81,7 +82,7 @@ def group_norm(
 
     def vjp(dy: Array) -> tuple[Any, Any, Any]:
         d_image = channels_last(dy).reshape(n, h * w, c)
-        dx = np.empty_like(image)
+        dx = empty_like(image)
         along, across = np.empty(
             (2, n, 1, c), image.dtype
         )  # sums of dz, and of dz times the normalized input
@@ -90,7 +91,7 @@ def group_norm(
             z, dz = centred(b), dx[b]
             scale = rstd[b] * weight
             if activation:
-                t, slope = (lanes.scratch(name, z.shape, z.dtype) for name in ("tanh", "slope"))
+                t, slope = (lanes.scratch(i, z.shape, z.dtype) for i in (1, 2))
                 np.multiply(z, scale * half, out=slope)
                 slope += (bias - rest[b] * scale) * half
                 np.tanh(
@@ -106,7 +107,7 @@ def group_norm(
             else:
                 dz[...] = d_image[b]
             along[b] = h * w * (over_pixels @ dz)
-            product = np.multiply(z, dz, out=lanes.scratch("slope", z.shape, z.dtype))
+            product = np.multiply(z, dz, out=lanes.scratch(2, z.shape, z.dtype))
             across[b] = rstd[b] * (h * w * (over_pixels @ product) - rest[b] * along[b])
             into_mean, into_deviation = (
                 (sums * weight / (h * w)) @ over_channels * rstd[b] for sums in (along[b], across[b])

@@ -15,6 +15,7 @@ import numpy as np
 
 from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array, served
+from minidiff_numpy.memory import empty_like
 
 __all__ = ["adam", "ema", "momentum", "sgd", "square_sum"]
 
@@ -34,7 +35,7 @@ def _alike(x: Array, like: Array) -> Array:
     """`x` if it lies in memory as `like`, an array without gaps, does, else a copy that does."""
     if x.strides == like.strides:
         return x
-    y = np.empty_like(like)
+    y = empty_like(like)
     y[...] = x
     return y
 
@@ -55,7 +56,7 @@ def _in_blocks(update: Callable[..., object], *arrays: Array, passes: int) -> No
 
 
 def _temporary(x: Array) -> Array:
-    return lanes.scratch("optimizer", x.shape, x.dtype)
+    return lanes.scratch(0, x.shape, x.dtype)
 
 
 def _decayed(g: Array, p: Array, weight_decay: float) -> Array:
@@ -70,7 +71,7 @@ def sgd(xp: Any, p: Array, g: Array, *, lr: float, weight_decay: float, step: in
     """See `minidiff.optim.rules.sgd`; half precision is left to the generic rule."""
     if not _gains(p, g):
         return NotImplemented
-    new = np.empty_like(g)
+    new = empty_like(g)
 
     def update(p: Array, g: Array, y: Array) -> None:
         np.multiply(_decayed(g, p, weight_decay), lr, out=y)
@@ -95,7 +96,7 @@ def momentum(
     """See `minidiff.optim.rules.momentum`; half precision is left to the generic rule."""
     if not _gains(p, g, b):
         return NotImplemented
-    new = np.empty_like(g)
+    new = empty_like(g)
     b = _alike(b, new)
 
     def update(p: Array, g: Array, b: Array, y: Array) -> None:
@@ -131,7 +132,7 @@ def adam(
     """See `minidiff.optim.rules.adam`; half precision is left to the generic rule."""
     if not _gains(p, g, m, v):
         return NotImplemented
-    new = np.empty_like(g)
+    new = empty_like(g)
     m, v = _alike(m, new), _alike(v, new)
     m_scale, v_scale = 1 / (1 - beta1**step), (1 - beta2**step) ** -0.5
 
@@ -162,7 +163,7 @@ def ema(xp: Any, average: Array, p: Array, *, decay: float) -> Any:
     """See `minidiff.optim.rules.ema`; averages of half precision are left to the generic rule."""
     if not _gains(average, p):
         return NotImplemented
-    like = np.empty_like(p)  # only for its strides
+    like = empty_like(p)  # only for its strides
     average = _alike(average, like)
 
     def update(average: Array, p: Array) -> None:

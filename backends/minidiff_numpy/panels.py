@@ -8,11 +8,16 @@ carry convolution, its transpose, and all their gradients.
 
 from __future__ import annotations
 
+import math
+from itertools import product
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array
+from minidiff_numpy.linear import shares
+from minidiff_numpy.memory import empty
 from minidiff_numpy.plan import Plan
 
 
@@ -21,7 +26,7 @@ def _padded(x: Array, plan: Plan) -> Array:
     if not top and not left:
         return x
     n, _, _, c = x.shape
-    y = np.empty((n, h + 2 * top, w + 2 * left, c), x.dtype)
+    y = empty((n, h + 2 * top, w + 2 * left, c), x.dtype)
     y[:, :top], y[:, top + h :] = 0, 0
     y[:, :, :left], y[:, :, left + w :] = 0, 0
     y[:, top : top + h, left : left + w] = x
@@ -39,26 +44,34 @@ def _panel(padded: Array, plan: Plan, images: slice, rows: slice) -> Array:
     strides: tuple[int, ...] = (image, line * sh, pixel * sw, line * dh, pixel * dw, item)
     if dw == 1:  # a row of taps is contiguous: copy it in one go
         shape, strides = (*shape[:4], kw * c), (*strides[:4], item)
-    panel = lanes.scratch("panel", shape, padded.dtype)
+    panel = lanes.scratch(0, shape, padded.dtype)
     np.copyto(panel, as_strided(padded[images, rows.start * sh :], shape, strides, writeable=False))
     return panel.reshape(-1, kh * kw * c)
 
 
 def correlate(x: Array, filters: Array, plan: Plan, bias: Array | None = None) -> Array:
-    """Images (N, *inputs, C) and filters (KH, KW, C, O), and a bias (O,) -> images (N, *outputs, O)."""
+    """Images (N, *inputs, C) and filters (KH, KW, C, O), and a bias (O,) -> images (N, *outputs, O).
+
+    Lanes share the pixels or, where those are few, the filters.
+    """
     n, c, o = x.shape[0], filters.shape[2], filters.shape[3]
     matrix = filters.reshape(-1, o)
-    y = np.empty((n, *plan.outputs, o), x.dtype)
+    y = empty((n, *plan.outputs, o), x.dtype)
     padded = _padded(x, plan)
 
-    def part(tile: tuple[slice, slice]) -> None:
-        pixels = x[tile].reshape(-1, c) if plan.is_product else _panel(padded, plan, *tile)
-        out = y[tile].reshape(-1, o)
-        np.matmul(pixels, matrix, out=out)
-        if bias is not None:
-            out += bias
+    by_pixels = n * math.prod(plan.outputs) >= o
+    tiles = plan.tiles(n, c, x.itemsize, shares=lanes.count() if by_pixels else 1)
 
-    lanes.each(part, plan.tiles(n, c, x.itemsize), multiplications=plan.multiplications(n, c, o))
+    def part(item: tuple[tuple[slice, slice], slice]) -> None:
+        tile, some = item
+        pixels = x[tile].reshape(-1, c) if plan.is_product else _panel(padded, plan, *tile)
+        out = y[tile].reshape(-1, o)[:, some]
+        np.matmul(pixels, matrix[:, some], out=out)
+        if bias is not None:
+            out += bias[some]
+
+    work = product(tiles, [slice(0, o)] if by_pixels else shares(o))
+    lanes.each(part, work, multiplications=plan.multiplications(n, c, o))
     return y
 
 
@@ -69,14 +82,15 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
         return correlate(y, np.ascontiguousarray(filters[::-1, ::-1].transpose(0, 1, 3, 2)), back)
     n, (kh, kw, c, o) = y.shape[0], filters.shape
     (h, w), (top, left), (sh, sw), (dh, dw) = plan.inputs, plan.padding, plan.stride, plan.dilation
-    padded = np.zeros((n, h + 2 * top, w + 2 * left, c), y.dtype)
+    padded = empty((n, h + 2 * top, w + 2 * left, c), y.dtype)
+    padded[...] = 0
     matrix = filters.reshape(-1, o).T
     width = plan.outputs[1]
 
     def part(tile: tuple[slice, slice]) -> None:
         images, rows = tile
         count, lines = images.stop - images.start, rows.stop - rows.start
-        panel = lanes.scratch("panel", (count * lines * width, kh * kw * c), y.dtype)
+        panel = lanes.scratch(0, (count * lines * width, kh * kw * c), y.dtype)
         np.matmul(y[tile].reshape(-1, o), matrix, out=panel)
         taps = panel.reshape(count, lines, width, kh, kw, c)
         for i in range(kh):
@@ -94,7 +108,7 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
             part(tile)
 
     by_image: dict[int, list[tuple[slice, slice]]] = {}
-    for tile in plan.tiles(n, c, y.itemsize):
+    for tile in plan.tiles(n, c, y.itemsize, shares=lanes.count()):
         by_image.setdefault(tile[0].start, []).append(tile)
     lanes.each(image, by_image.values(), multiplications=plan.multiplications(n, c, o))
     return np.ascontiguousarray(padded[:, top : top + h, left : left + w])
@@ -103,7 +117,7 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
 def filters_between(x: Array, y: Array, plan: Plan) -> Array:
     """Images (N, *inputs, C) and (N, *outputs, O) -> the filters (KH, KW, C, O) that join them."""
     n, c, o = x.shape[0], x.shape[3], y.shape[3]
-    tiles = plan.tiles(n, c, x.itemsize)
+    tiles = plan.tiles(n, c, x.itemsize, shares=lanes.count())
     padded = _padded(x, plan)
     shares = min(lanes.count(), len(tiles))
     totals = np.zeros((shares, plan.kernel[0] * plan.kernel[1] * c, o), x.dtype)
@@ -112,7 +126,7 @@ def filters_between(x: Array, y: Array, plan: Plan) -> Array:
         for tile in tiles[i::shares]:
             pixels = x[tile].reshape(-1, c) if plan.is_product else _panel(padded, plan, *tile)
             totals[i] += np.matmul(
-                pixels.T, y[tile].reshape(-1, o), out=lanes.scratch("sum", totals[i].shape, x.dtype)
+                pixels.T, y[tile].reshape(-1, o), out=lanes.scratch(1, totals[i].shape, x.dtype)
             )
 
     lanes.each(add_up, range(shares), multiplications=plan.multiplications(n, c, o))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from minidiff_numpy import lanes
-
 _PANEL_BYTES = 1 << 20  # in each lane
 
 
@@ -39,12 +37,12 @@ class Plan:
         """How many there are in the whole convolution."""
         return images * math.prod(self.outputs) * math.prod(self.kernel) * channels * filters
 
-    def tiles(self, images: int, channels: int, itemsize: int) -> list[tuple[slice, slice]]:
-        """Parts of the batch whose panel is small, enough for every lane: some images, or some rows of one image."""
+    def tiles(self, images: int, channels: int, itemsize: int, *, shares: int) -> list[tuple[slice, slice]]:
+        """Parts of the batch whose panel is small, some images or some rows of one image; enough for `shares`."""
         row = max(1, self.outputs[1] * self.kernel[0] * self.kernel[1] * channels * itemsize)
         rows, height = max(1, _PANEL_BYTES // row), self.outputs[0]
         if images == 1:
-            rows = min(rows, -(-height // lanes.count()))
+            rows = min(rows, -(-height // shares))
         if rows < height:
             return [
                 (slice(n, n + 1), slice(r, min(r + rows, height)))
@@ -52,5 +50,5 @@ class Plan:
                 for r in range(0, height, rows)
             ]
         tiles = max(1, -(-images // max(1, rows // height)))
-        step = max(1, -(-images // (lanes.count() * -(-tiles // lanes.count()))))  # as many for each lane
+        step = max(1, -(-images // (shares * -(-tiles // shares))))  # as many for each lane
         return [(slice(n, min(n + step, images)), slice(0, height)) for n in range(0, images, step)]

@@ -30,7 +30,8 @@ from numpy.polynomial import polynomial
 
 from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array
-from minidiff_numpy.linear import product
+from minidiff_numpy.linear import matrix_product
+from minidiff_numpy.memory import empty
 
 _POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and infinity
 _TILES = 64  # in a group: as many rows as keep a matrix product busy
@@ -112,28 +113,33 @@ class _Tiling:
         self.bands = [_stretch(h, padding[0], r, min(r + 4, height)) for r in range(0, height, 4)]
         self.columns = _stretch(w, padding[1], 0, width)
 
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return self.images * len(self.bands) * self.columns.tiles
+
     def groups(self, tiles: int, *, shared: bool) -> Iterator[Group]:
         """Images and bands with at most so many tiles, or one band of one image; one for each lane unless shared."""
         bands, across = len(self.bands), self.columns.tiles
         if not shared:
-            tiles = min(tiles, -(-self.images * bands * across // lanes.count()))
+            tiles = min(tiles, -(-self.count // lanes.count()))
         images = max(1, min(self.images, tiles // across))
         deep = max(1, min(bands, tiles // (across * images)))
         for n in range(0, self.images, images):
             for b in range(0, bands, deep):
                 yield slice(n, min(n + images, self.images)), self.bands[b : b + deep]
 
-    def panel(self, name: str, group: Group, channels: int) -> Array:
+    def panel(self, buffer: int, group: Group, channels: int) -> Array:
         """Room for a group: (6, 6 * tiles across, bands, images, channels)."""
         images, bands = group
         shape = (6, 6 * self.columns.tiles, len(bands), images.stop - images.start, channels)
-        return lanes.scratch(name, shape)
+        return lanes.scratch(buffer, shape)
 
 
 def _to_tiles(image: Array, rows: Array, columns: Array, tiles: Array) -> None:
     """Images (N, H, W, C) to their tiles (6, 6 * tiles across, N, C)."""
     n, h, w, c = image.shape
-    half = lanes.scratch("half", (n, 6, w, c))
+    half = lanes.scratch(2, (n, 6, w, c))
     np.matmul(rows, image.reshape(n, h, w * c), out=half.reshape(n, 6, w * c))
     np.matmul(columns, half, out=tiles.transpose(2, 0, 1, 3))
 
@@ -141,7 +147,7 @@ def _to_tiles(image: Array, rows: Array, columns: Array, tiles: Array) -> None:
 def _from_tiles(tiles: Array, rows: Array, columns: Array, image: Array) -> None:
     """Tiles (6, 6 * tiles across, N, C) to images (N, H, W, C)."""
     n, h, w, c = image.shape
-    half = lanes.scratch("half", (n, 6, w, c))
+    half = lanes.scratch(2, (n, 6, w, c))
     np.matmul(columns, tiles.transpose(2, 0, 1, 3), out=half)
     np.matmul(rows, half.reshape(n, 6, w * c), out=image.reshape(n, h, w * c))
 
@@ -150,17 +156,17 @@ def transform(filters: Array) -> Array:
     """Filters (3, 3, C, O) -> (36, C, O): what `correlate` takes."""
     c, o = filters.shape[2:]
     both_axes = np.kron(_FILTERS, _FILTERS).astype(np.float32)
-    return product(both_axes, filters.reshape(9, c * o)).reshape(36, c, o)
+    return matrix_product(both_axes, filters.reshape(9, c * o)).reshape(36, c, o)
 
 
 def correlate(x: Array, filters: Array, padding: tuple[int, int], bias: Array | None = None) -> Array:
     """Images (N, H, W, C), transformed filters (36, C, O) and a bias (O,) -> images (N, *sides, O)."""
     tiling, c, o = _Tiling(x.shape, padding), x.shape[3], filters.shape[2]
-    y, columns = np.empty((x.shape[0], *tiling.sides, o), x.dtype), tiling.columns
+    y, columns = empty((x.shape[0], *tiling.sides, o), x.dtype), tiling.columns
 
     def part(group: Group) -> None:
         images, bands = group
-        tiles, products = tiling.panel("tiles", group, c), tiling.panel("products", group, o)
+        tiles, products = tiling.panel(0, group, c), tiling.panel(1, group, o)
         for k, band in enumerate(bands):
             _to_tiles(x[images, band.inputs], band.into, columns.into, tiles[:, :, k])
         np.matmul(tiles.reshape(36, -1, c), filters, out=products.reshape(36, -1, o))
@@ -178,11 +184,11 @@ def filters_between(x: Array, y: Array, padding: tuple[int, int]) -> Array:
     """Images (N, H, W, C) and (N, *sides, O) -> the filters (3, 3, C, O) that join them."""
     tiling, c, o = _Tiling(x.shape, padding), x.shape[3], y.shape[3]
     columns, work = tiling.columns, _multiplications(tiling, c, o)
-    total = np.empty((36, c, o), x.dtype)
+    total = empty((36, c, o), x.dtype)
 
     def add_up(group: Group, first: bool) -> None:
         images, bands = group
-        a, b = tiling.panel("tiles", group, c), tiling.panel("products", group, o)
+        a, b = tiling.panel(0, group, c), tiling.panel(1, group, o)
 
         def fill(piece: tuple[int, int, int]) -> None:
             k, start, stop = piece
@@ -192,7 +198,7 @@ def filters_between(x: Array, y: Array, padding: tuple[int, int]) -> Array:
 
         def multiply(place: int) -> None:
             at = slice(place, place + 3)
-            sums = total[at] if first else lanes.scratch("sums", (3, c, o))
+            sums = total[at] if first else lanes.scratch(2, (3, c, o))
             np.matmul(a.reshape(36, -1, c)[at].swapaxes(1, 2), b.reshape(36, -1, o)[at], out=sums)
             if not first:
                 total[at] += sums
@@ -206,14 +212,8 @@ def filters_between(x: Array, y: Array, padding: tuple[int, int]) -> Array:
     for number, group in enumerate(tiling.groups(max(_TILES, _SHARED // (144 * (c + o))), shared=True)):
         add_up(group, first=not number)
     back = np.kron(_FILTERS, _FILTERS).T.astype(np.float32)
-    return product(back, total.reshape(36, c * o)).reshape(3, 3, c, o)
+    return matrix_product(back, total.reshape(36, c * o)).reshape(3, 3, c, o)
 
 
 def _multiplications(tiling: _Tiling, channels: int, filters: int) -> int:
-    return (
-        tiling.images
-        * len(tiling.bands)
-        * tiling.columns.tiles
-        * 36
-        * (channels * filters + 12 * (channels + filters))
-    )
+    return tiling.count * 36 * (channels * filters + 12 * (channels + filters))

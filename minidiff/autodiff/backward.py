@@ -25,6 +25,14 @@ def _consumed(dy: Array) -> Iterator[tuple[Node, Array]]:
     )
 
 
+def _sum(x: Array, y: Array) -> Array:
+    """Return x + y, by the backend's own rule if it has one that serves."""
+    backend = backend_of(x)
+    add = backend.kernels.get("add")
+    result = add(backend.xp, x, y) if add else NotImplemented
+    return x + y if result is NotImplemented else result[0]
+
+
 def _flow(end: Node, dy: Array, since: int = 0) -> dict[Node, Array]:
     """Send `dy` down from `end`; return what arrives at leaves and at nodes numbered below `since`.
 
@@ -39,7 +47,7 @@ def _flow(end: Node, dy: Array, since: int = 0) -> dict[Node, Array]:
         assert pull is not None
         for parent, grad in pull(dy):
             if parent in arrived:
-                arrived[parent] = arrived[parent] + grad
+                arrived[parent] = _sum(arrived[parent], grad)
             else:
                 arrived[parent] = grad
                 if parent.pull and parent.number >= since:

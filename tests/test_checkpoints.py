@@ -16,7 +16,7 @@ import pytest
 
 from minidiff import Generator
 from minidiff.backend import Backend
-from minidiff.checkpoint import (
+from minidiff.checkpoints import (
     CheckpointError,
     checkpoints_in,
     describe_model,
@@ -179,7 +179,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from minidiff.checkpoint import save_checkpoint, keep_newest
+from minidiff.checkpoints import save_checkpoint, keep_newest
 run = Path(sys.argv[1])
 for step in range(1, 10_000):
     arrays = {str(i): np.full((200, 200), step, np.float32) for i in range(10)}
