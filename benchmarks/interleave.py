@@ -25,6 +25,7 @@ PATIENCE = 4.0  # seconds to wait for other programs
 TOLERANCE = 1e-3  # of the greatest absolute value
 LONG = 5.0  # seconds; works that take longer get `FEW` rounds
 FEW = 3
+ALONE = 1.0  # seconds; a call that takes as long is a sample, others come after one that wakes threads and fills caches
 AT_MOST = 4.0  # times the length of a sample, with preparations
 
 _STAT = Path("/proc/stat")
@@ -112,8 +113,8 @@ def interleave(
     rounds : int
         How often each party takes its turn; `FEW` if a call took more than `LONG` seconds.
     least : float
-        Seconds of calls in one sample. Where one call is shorter, there are several, after one that does not
-        count; fewer if preparations take `AT_MOST` times as long.
+        Seconds of calls in one sample, after one that does not count unless it takes `ALONE`; fewer if preparations
+        take `AT_MOST` times as long.
     clock, rest : callable
         The time in seconds; called before each turn, with how long to wait for other programs.
 
@@ -166,7 +167,7 @@ def _call(work: Work, clock: Callable[[], float]) -> tuple[float, Any]:
 
 def _sample(work: Work, least: float, clock: Callable[[], float]) -> float:
     first = _call(work, clock)[0]
-    if first >= least:
+    if first >= ALONE:
         return first
     total, calls, end = 0.0, 0, clock() + AT_MOST * least
     while total < least and clock() < end:
