@@ -25,6 +25,17 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> memory._Pool:
     return fresh
 
 
+def lent(pool: memory._Pool) -> int:
+    """Bytes in use; gaps are in order, apart from each other, and inside."""
+    total = 0
+    for chunk in pool.chunks:
+        edges = [edge for gap in chunk.gaps for edge in gap]
+        assert all(a < b for a, b in itertools.pairwise(edges))
+        assert not edges or (edges[0] >= 0 and edges[-1] <= chunk.bytes.size)
+        total += chunk.bytes.size - sum(end - begin for begin, end in chunk.gaps)
+    return total
+
+
 def address(x: Array) -> int:
     return int(x.ctypes.data)
 
@@ -46,35 +57,58 @@ def test_memory_is_used_again_when_the_last_view_has_gone(pool: memory._Pool) ->
     assert (view == 1).all()
     del view
     assert address(memory.empty((256, 1024))) == where
-    assert pool.lent == other.nbytes
+    assert lent(pool) == other.nbytes
 
 
 def test_small_arrays_are_numpys_own(pool: memory._Pool) -> None:
     assert memory.empty((3, 5), np.float64).flags.owndata
     assert memory.empty((0, 5)).shape == (0, 5)
     assert memory.empty(()).shape == ()
-    assert pool.lent == 0
+    assert lent(pool) == 0
 
 
-def test_what_waits_is_bounded_by_what_was_lent_at_one_time(pool: memory._Pool) -> None:
-    held = [memory.empty((SIZE,)) for _ in range(8)]
-    most = pool.lent
+def test_neighbours_that_have_gone_make_room_for_a_larger_array(pool: memory._Pool) -> None:
+    arrays = [memory.empty((SIZE,)) for _ in range(5)]
+    first = address(arrays[1])
+    for i in (1, 3, 2):  # from the left, from the right, between two gaps
+        arrays[i] = np.empty(0)
+    wide = memory.empty((3 * SIZE,))
+    assert address(wide) == first
+    assert len(pool.chunks) == 1
+
+
+def test_no_two_arrays_share_memory_and_the_first_gap_is_taken(
+    pool: memory._Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_CHUNK", 1 << 23)
+    rng = np.random.default_rng(0)
+    held: dict[int, Array] = {}
+    most = 0
+    for i in range(2000):
+        x = memory.empty((int(rng.integers(1 << 16, 1 << 20)),))
+        x[...] = i
+        held[i] = x
+        del x
+        most = max(most, lent(pool))
+        for key in rng.choice(list(held), size=int(rng.integers(0, 3))):
+            if len(held) > 12 and key in held:
+                assert (held[key] == key).all()
+                del held[key]
+    assert lent(pool) == sum(-(-x.nbytes // 4096) * 4096 for x in held.values())
+    assert sum(c.bytes.size for c in pool.chunks) < 2 * most
     held.clear()
-    assert pool.waiting == most
-    for n in range(SIZE, 2 * SIZE, 1000):  # sizes that are never asked for again
-        memory.empty((n,))
-        assert pool.lent == 0
-        assert pool.waiting <= memory._MOST * most
-    assert pool.most == most
+    assert lent(pool) == 0
+    assert all(chunk.gaps == [(0, chunk.bytes.size)] for chunk in pool.chunks)
 
 
-def test_sizes_that_are_asked_for_stay(pool: memory._Pool) -> None:
-    several = [memory.empty((SIZE + 1000 * i,)) for i in range(4)]
-    del several
-    wanted = address(memory.empty((SIZE,)))
-    for i in range(100):
-        memory.empty((2 * SIZE + 1000 * i,))
-        assert address(memory.empty((SIZE,))) == wanted
+def test_an_array_larger_than_a_chunk(pool: memory._Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CHUNK", 1 << 20)
+    x = memory.empty((SIZE + 1,))
+    x[...] = 1
+    assert lent(pool) == 4 * SIZE + 4096
+    with pytest.raises(MemoryError, match="no memory for an array of 1125899907 MB"):
+        memory.empty((1 << 48,), np.float32)
+    assert lent(pool) == 4 * SIZE + 4096
 
 
 def test_blocks_return_from_other_threads_and_in_the_middle_of_a_collection(pool: memory._Pool) -> None:
@@ -85,7 +119,7 @@ def test_blocks_return_from_other_threads_and_in_the_middle_of_a_collection(pool
     seen = weakref.ref(Circle())
     gc.collect()
     assert seen() is None
-    assert pool.lent == 0
+    assert lent(pool) == 0
 
     def work() -> None:
         for i in range(300):
@@ -100,8 +134,7 @@ def test_blocks_return_from_other_threads_and_in_the_middle_of_a_collection(pool
         thread.start()
     for thread in threads:
         thread.join()
-    assert pool.lent == 0
-    assert pool.waiting == sum(b.size for same in pool._waiting.values() for b in same)
+    assert lent(pool) == 0
 
 
 def orders(shape: tuple[int, ...]) -> Iterator[Array]:

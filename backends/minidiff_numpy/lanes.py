@@ -38,7 +38,8 @@ _busy = threading.Lock()  # held while lanes run
 _workers: list[tuple[int, SimpleQueue[Any]]] = []  # each with its core
 _count = 0  # not asked for yet
 _blas: list[Any] | None = None  # controllers of NumPy's BLAS
-_buffers = threading.local()  # of each thread, by number
+_own = threading.local()  # of each thread: its buffers by number
+_shared_buffers: list[dict[int, Array]] = []  # for the workers that are at work
 
 
 def count() -> int:
@@ -113,8 +114,10 @@ def _share(function: Callable[[T], object], work: Iterator[T], lanes: int) -> No
 
     helpers = _helpers(lanes - 1)
     done: SimpleQueue[None] = SimpleQueue()
-    for inbox in helpers:
-        inbox.put((contextvars.copy_context(), take, done))
+    while len(_shared_buffers) < len(helpers):
+        _shared_buffers.append({})
+    for inbox, buffers in zip(helpers, _shared_buffers, strict=False):
+        inbox.put((contextvars.copy_context(), take, done, buffers))
     take()
     for _ in helpers:
         done.get()
@@ -140,7 +143,7 @@ def _serve(inbox: SimpleQueue[Any], core: int) -> None:
     ):  # a system without affinities, or a core that was taken away since
         os.sched_setaffinity(0, {core})
     while (task := inbox.get()) is not None:
-        context, take, done = task
+        context, take, done, _own.buffers = task
         context.run(take)
         done.put(None)
         del task, context, take, done  # what it worked on is the caller's to keep or free
@@ -161,13 +164,15 @@ def _current_core() -> int:
 
 
 def scratch(number: int, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-    """One of this thread's buffers, with whatever is in it; the next call with the same number uses it again."""
+    """One of this lane's buffers, with whatever is in it; the next call with the same number uses it again."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    held: dict[str, Array] = _buffers.__dict__
-    buffer = held.get(str(number))
+    if not hasattr(_own, "buffers"):
+        _own.buffers = {}
+    buffer: Array | None = _own.buffers.get(number)
     if buffer is None or buffer.size < size:
-        buffer = held[str(number)] = np.empty(size, np.uint8)
-    return buffer[:size].view(dtype).reshape(shape)
+        buffer = _own.buffers[number] = np.empty(size, np.uint8)
+    array: Array = buffer[:size].view(dtype).reshape(shape)
+    return array
 
 
 def _cores() -> list[int]:

@@ -1,14 +1,18 @@
 """Arrays in memory that is used again.
 
-The C library gives the memory of a large array back to the system as soon as it is freed, and asks for it again
-with the next one; the system then clears it, page by page. A network's forward spends a tenth of its time so.
-Here, memory that nobody looks at any more waits for the next array of its size.
+The C library gives the memory of a large array back to the system when it is freed, and asks for it again with the
+next one; the system then clears it, page by page. A network's forward spends up to a quarter of its time so. Large
+arrays are therefore cut from chunks that are kept: the first gap that is wide enough is taken, and gaps that meet
+become one. Chunks are kept for good: together they hold what was in use at one time.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
 import threading
+from bisect import bisect
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,43 +21,74 @@ __all__ = ["empty", "empty_like"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-_LARGE = 1 << 18  # bytes; the C library keeps smaller blocks itself
-_MOST = 1.1  # times as much as was lent at one time is kept: blocks that wait are not all of the sizes that are needed
+_LARGE = 1 << 18  # bytes; smaller arrays are left to NumPy
+_CHUNK = 1 << 28  # bytes, of which the system gives those that are written to
+_PAGE = 4096
+
+
+class _Chunk:
+    """Memory from the system, and the gaps in it: where they begin and end, in order."""
+
+    def __init__(self, size: int) -> None:
+        memory = mmap.mmap(-1, size)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a system without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        self.bytes = np.frombuffer(memory, np.uint8)
+        self.gaps = [(0, size)]
+
+    def take(self, size: int) -> int | None:
+        """Where `size` bytes begin, which now belong to the caller; None if no gap is wide enough."""
+        for i, (begin, end) in enumerate(self.gaps):
+            if end - begin >= size:
+                self.gaps[i : i + 1] = [(begin + size, end)] if end - begin > size else []
+                return begin
+        return None
+
+    def give(self, begin: int, end: int) -> None:
+        """Make a gap, together with those on both sides."""
+        i = bisect(self.gaps, (begin, end))
+        first, last = i, i
+        if i and self.gaps[i - 1][1] == begin:
+            first, begin = i - 1, self.gaps[i - 1][0]
+        if i < len(self.gaps) and self.gaps[i][0] == end:
+            last, end = i + 1, self.gaps[i][1]
+        self.gaps[first:last] = [(begin, end)]
 
 
 class _Pool:
-    """Blocks of memory, lent and waiting, which together are hardly more than what was lent at one time."""
+    """Chunks, the oldest first."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a block may return in the middle of `lend`, in the same thread
-        self._waiting: dict[int, list[Array]] = {}  # by size, the size that was not needed for longest first
-        self.lent = self.waiting = self.most = 0  # bytes
+        self._lock = threading.RLock()  # memory may return in the middle of `lend`, in the same thread
+        self.chunks: list[_Chunk] = []
 
-    def lend(self, size: int) -> Array:
+    def lend(self, size: int) -> tuple[_Chunk, int]:
+        """A chunk, and where in it `size` bytes begin.
+
+        Raises
+        ------
+        MemoryError
+            If the system has no more.
+        """
         with self._lock:
-            self.lent += size
-            self.most = max(self.most, self.lent)
-            if size in self._waiting:
-                return self._drop(size)
-            while self._waiting and self.lent + self.waiting > _MOST * self.most:
-                self._drop(next(iter(self._waiting)))
-        return np.empty(size, np.uint8)
+            for chunk in self.chunks:
+                begin = chunk.take(size)
+                if begin is not None:
+                    return chunk, begin
+            try:
+                chunk = _Chunk(max(size, _CHUNK))
+            except OSError as error:
+                raise MemoryError(f"no memory for an array of {size / 1e6:.0f} MB ({error})") from error
+            self.chunks.append(chunk)
+            begin = chunk.take(size)
+            assert begin is not None
+            return chunk, begin
 
-    def take_back(self, block: Array) -> None:
+    def take_back(self, chunk: _Chunk, begin: int, size: int) -> None:
+        """Make a gap of what was lent."""
         with self._lock:
-            self.lent -= block.size
-            self.waiting += block.size
-            same = self._waiting.pop(block.size, [])
-            same.append(block)
-            self._waiting[block.size] = same
-
-    def _drop(self, size: int) -> Array:
-        same = self._waiting[size]
-        block = same.pop()
-        if not same:
-            del self._waiting[size]
-        self.waiting -= size
-        return block
+            chunk.give(begin, begin + size)
 
 
 _pool = _Pool()
@@ -62,12 +97,12 @@ _pool = _Pool()
 class _Loan:
     """What an array and its views hold on to as long as one of them exists."""
 
-    def __init__(self, pool: _Pool, size: int) -> None:
-        self._pool, self._block = pool, pool.lend(size)
-        self.__array_interface__ = self._block.__array_interface__
+    def __init__(self, pool: _Pool, chunk: _Chunk, begin: int, size: int) -> None:
+        self._pool, self._place = pool, (chunk, begin, size)
+        self.__array_interface__ = chunk.bytes[begin : begin + size].__array_interface__
 
     def __del__(self) -> None:
-        self._pool.take_back(self._block)
+        self._pool.take_back(*self._place)
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
@@ -76,8 +111,9 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     size = math.prod(shape) * dtype.itemsize
     if size < _LARGE:
         return np.empty(shape, dtype)
-    block = np.asarray(_Loan(_pool, size))
-    array: Array = block.view(dtype).reshape(shape)
+    pages = -(-size // _PAGE) * _PAGE
+    block = np.asarray(_Loan(_pool, *_pool.lend(pages), pages))
+    array: Array = block[:size].view(dtype).reshape(shape)
     return array
 
 

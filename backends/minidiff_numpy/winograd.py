@@ -35,7 +35,7 @@ from minidiff_numpy.memory import empty
 
 _POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and infinity
 _TILES = 64  # in a group: as many rows as keep a matrix product busy
-_SHARED = 12 << 20  # bytes of the panels that lanes share for the gradient of filters
+_SHARED = 8 << 20  # bytes of the panels that lanes share for the gradient of filters
 
 
 def _transforms() -> tuple[Array, Array, Array]:
