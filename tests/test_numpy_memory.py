@@ -28,6 +28,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> memory._Pool:
 def lent(pool: memory._Pool) -> int:
     """Bytes in use; gaps are in order, apart from each other, and inside."""
     total = 0
+    pool.settle()
     for chunk in pool.chunks:
         edges = [edge for gap in chunk.gaps for edge in gap]
         assert all(a < b for a, b in itertools.pairwise(edges))
@@ -99,6 +100,23 @@ def test_no_two_arrays_share_memory_and_the_first_gap_is_taken(
     held.clear()
     assert lent(pool) == 0
     assert all(chunk.gaps == [(0, chunk.bytes.size)] for chunk in pool.chunks)
+
+
+def test_memory_may_return_at_any_moment(pool: memory._Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage is collected in the middle of anything: here, of the search for a gap."""
+    held = [memory.empty((SIZE,)) for _ in range(6)]
+    take = memory._Chunk.take
+
+    def interrupted(chunk: memory._Chunk, size: int) -> int | None:
+        held.pop()
+        return take(chunk, size)
+
+    monkeypatch.setattr(memory._Chunk, "take", interrupted)
+    arrays = [memory.empty((SIZE // 2,)) for _ in range(4)]
+    for i, x in enumerate(arrays):
+        x[...] = i
+    assert all((x == i).all() for i, x in enumerate(arrays))
+    assert lent(pool) == 2 * 4 * SIZE + 4 * 2 * SIZE
 
 
 def test_an_array_larger_than_a_chunk(pool: memory._Pool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import math
 import mmap
 import threading
 from bisect import bisect
+from collections import deque
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -60,7 +61,8 @@ class _Pool:
     """Chunks, the oldest first."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # memory may return in the middle of `lend`, in the same thread
+        self._lock = threading.Lock()
+        self._returned: deque[tuple[_Chunk, int, int]] = deque()  # at any moment, in the middle of `lend` too
         self.chunks: list[_Chunk] = []
 
     def lend(self, size: int) -> tuple[_Chunk, int]:
@@ -72,6 +74,7 @@ class _Pool:
             If the system has no more.
         """
         with self._lock:
+            self.settle()
             for chunk in self.chunks:
                 begin = chunk.take(size)
                 if begin is not None:
@@ -86,8 +89,13 @@ class _Pool:
             return chunk, begin
 
     def take_back(self, chunk: _Chunk, begin: int, size: int) -> None:
-        """Make a gap of what was lent."""
-        with self._lock:
+        """Note that something is not in use any more; for `__del__`, which comes whenever it likes."""
+        self._returned.append((chunk, begin, size))
+
+    def settle(self) -> None:
+        """Make gaps of what was returned."""
+        while self._returned:
+            chunk, begin, size = self._returned.popleft()
             chunk.give(begin, begin + size)
 
 
