@@ -109,9 +109,9 @@ def parties(plan: Plan, names: Sequence[str] = PARTIES, *, calm: bool = False) -
     return made
 
 
-def tiny_parties(plan: Plan, names: Sequence[str] = PARTIES) -> dict[str, Party]:
+def tiny_parties(plan: Plan, names: Sequence[str] = PARTIES, *, calm: bool = False) -> dict[str, Party]:
     """Parties that do all that they do for the planned network, but hardly any arithmetic."""
-    return parties(replace(plan, channels=2), names)
+    return parties(replace(plan, channels=2), names, calm=calm)
 
 
 def inputs(batch: int, side: int) -> tuple[Array, Array, Array]:
@@ -249,7 +249,7 @@ def measure_ddim(plan: Plan) -> dict[str, Any]:
     (loop,) = plan.interleave("DDIM", works)
     table.row("loop", loop)
 
-    rivals = tiny_parties(plan)
+    rivals = tiny_parties(plan, calm=True)
     x, t, dot = inputs(1, TINY_SIDE)
     works = {party: [rival.ddim(dot, plan.ddim)] for party, rival in rivals.items()}
     (tiny,) = plan.interleave("DDIM", works)

@@ -28,7 +28,7 @@ __all__ = ["COUNTERPARTS", "Eager", "UNet"]
 def timestep_embedding(timesteps: Any, width: int) -> Any:
     """Timesteps (N,) -> sines and cosines (N, width), computed in float64."""
     half = width // 2
-    exponents = torch.arange(half, dtype=torch.float64) / max(half - 1, 1)
+    exponents = torch.arange(half, dtype=torch.float64, device=timesteps.device) / max(half - 1, 1)
     angles = timesteps.double()[:, None] * torch.exp(-math.log(10000) * exponents)
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
