@@ -82,6 +82,7 @@ class Backend:
     to_numpy: Callable[[Array], np.ndarray[Any, Any]]
     synchronize: Callable[[], None] = lambda: None
     kernels: Mapping[str, Rule] = field(default_factory=dict)
+    compile: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda fn: fn
     numbered: Callable[[int], Backend] | None = None
 
     def __repr__(self) -> str:

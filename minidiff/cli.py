@@ -148,11 +148,16 @@ def parse_labels(text: str, count: int) -> list[int]:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call `main` and exit: 0 done, 1 training failed, 2 wrong input or device, 130 interrupted."""
+    """Call `main` and exit: 0 done, 1 training failed or no memory left, 2 wrong input or device, 130 interrupted."""
     try:
         code = main() or 0
     except TrainingError as error:
         code = _complain(error, 1)
+    except MemoryError as error:
+        advice = (
+            "lower --batch-size or --image-size, or wrap blocks of the model in minidiff.checkpoint(block)"
+        )
+        code = _complain(f"{error}; {advice}" if str(error) else advice, 1)
     except (BackendUnavailable, CheckpointError, DataError, UsageError, OSError) as error:
         code = _complain(error, 2)
     except KeyboardInterrupt:

@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
 from minidiff.backend import Backend, BackendUnavailable
+from minidiff.modes import precision
 from minidiff.testing import load_backend
+from tests import simt
 
-DEVICES = os.environ.get("MINIDIFF_TEST_DEVICES", "cpu,strict,torch").split(",")
+DEVICES = os.environ.get("MINIDIFF_TEST_DEVICES", "cpu,strict,torch,simt").split(",")
 
 
 def load(device: str) -> Backend:
     """The backend called `device`, or a skip that says what is missing."""
     try:
-        backend = load_backend(device)
+        backend = simt.backend() if device == "simt" else load_backend(device)
     except BackendUnavailable as reason:
         pytest.skip(str(reason))
     if device == "torch":
@@ -29,6 +32,16 @@ def load(device: str) -> Backend:
 
 
 @pytest.fixture(params=DEVICES)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """A backend that works here."""
-    return load(request.param)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """A backend that works here, as exact as the generic rules where it is CUDA's."""
+    backend = load(request.param)
+    exactly = request.param.startswith(("simt", "cuda"))  # their float32 products lose three of seven digits
+    with precision("exact" if exactly else "fast"):
+        yield backend
+
+
+@pytest.fixture(params=simt.SCHEDULES)
+def simt_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """The backend whose CUDA kernels run on the CPU, in each order of threads."""
+    with simt.schedule(request.param):
+        yield load("simt")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
-import types
 from importlib.metadata import EntryPoint
 from typing import Any
 
-import array_api_compat
 import numpy as np
 import pytest
 
@@ -178,62 +176,6 @@ def test_what_is_not_an_array_has_no_backend(thing: Any) -> None:
         TypeError, match=f"expected an array of an Array API library, got {type(thing).__name__}"
     ):
         backend_of(thing)
-
-
-# --- CUDA where it cannot work ---------------------------------------------------------------------------
-
-
-class CUDARuntimeError(RuntimeError):
-    """Stands for `cupy.cuda.runtime.CUDARuntimeError`."""
-
-
-def fake_cupy(monkeypatch: pytest.MonkeyPatch, gpus: int | CUDARuntimeError) -> None:
-    """A CuPy on a machine with so many GPUs, or whose driver raises."""
-
-    def count() -> int:
-        if isinstance(gpus, Exception):
-            raise gpus
-        return gpus
-
-    cupy = types.ModuleType("cupy")
-    cupy.ndarray = type("ndarray", (), {})  # type: ignore[attr-defined]
-    cupy.asnumpy = np.asarray  # type: ignore[attr-defined]
-    runtime = types.SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
-    cupy.cuda = types.SimpleNamespace(runtime=runtime)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    namespace = types.ModuleType("array_api_compat.cupy")
-    monkeypatch.setitem(sys.modules, "array_api_compat.cupy", namespace)
-    monkeypatch.setattr(array_api_compat, "cupy", namespace, raising=False)
-
-
-def test_without_cupy_the_fix_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(
-        BackendUnavailable, match=r"CuPy cannot be imported .*pip install 'minidiff\[cuda12\]'"
-    ):
-        get_backend("cuda")
-
-
-def test_without_a_driver_the_fix_is_to_look_at_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_cupy(monkeypatch, CUDARuntimeError("cudaErrorInsufficientDriver"))
-    with pytest.raises(BackendUnavailable, match=r"no usable NVIDIA driver.*InsufficientDriver.*nvidia-smi"):
-        get_backend("cuda")
-
-
-def test_without_a_gpu_the_fix_is_to_make_one_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_cupy(monkeypatch, 0)
-    with pytest.raises(BackendUnavailable, match=r"sees no GPU; check CUDA_VISIBLE_DEVICES"):
-        get_backend("cuda")
-
-
-def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_cupy(monkeypatch, 2)
-    assert get_backend("cuda").device == "cuda"
-    assert get_backend("cuda:1").device == "cuda:1"
-    with pytest.raises(
-        BackendUnavailable, match=r"no cuda:2: this machine has 2 GPU\(s\); use one of cuda:0 to cuda:1"
-    ):
-        get_backend("cuda:2")
 
 
 def test_an_unavailable_device_stays_on_the_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minidiff import Generator, ops
+from minidiff import Generator, cli, ops
 from minidiff.backend import Backend
 from minidiff.checkpoints import CheckpointError, checkpoints_in
 from minidiff.data import Dataset, load_digits
@@ -127,6 +128,27 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
         run.run()
     state = run.model.state_dict()
     assert all(np.isfinite(a).all() for a in state.values())
+
+
+def test_out_of_memory_keeps_the_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def large(model: Any, x: Any, labels: Any, rng: Generator) -> Any:
+        if run.step == 5:
+            np.empty(1 << 55)
+        return loss(model, x, labels, rng)
+
+    run = trainer(tmp_path, loss=large)
+    before = {}
+    run.on_sample, run.sample_every = lambda step: before.update(weights(tmp_path)), 5
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: cli.train(run, restart=False))
+    assert ended.value.code == 1
+    assert re.search(
+        r"^error: step 5: Unable to allocate 256\. PiB .*The last checkpoint is .*step-00000004; lower --batch-size",
+        capsys.readouterr().err,
+    )
+    assert weights(tmp_path) == before
+    run.loss = loss
+    assert run.run()  # weights and moments are those of step 5
 
 
 def test_no_labels(tmp_path: Path) -> None:

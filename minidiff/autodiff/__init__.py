@@ -18,7 +18,7 @@ no `no_grad`. First derivatives only: pullbacks compute with arrays.
 
 from minidiff.autodiff.backward import Gradients, backward, checkpoint, value_and_grad
 from minidiff.autodiff.operation import op
-from minidiff.autodiff.recording import record
+from minidiff.autodiff.recording import is_recording, record
 from minidiff.autodiff.tensor import Parameter, Parameters, Tensor, stop_gradient
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Tensor",
     "backward",
     "checkpoint",
+    "is_recording",
     "op",
     "record",
     "stop_gradient",

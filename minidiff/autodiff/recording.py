@@ -9,7 +9,7 @@ from typing import Any
 
 from minidiff.autodiff.tensor import Node, Parameter, Parameters, Tensor
 
-__all__ = ["Recording", "current", "named", "record", "recording_as"]
+__all__ = ["Recording", "current", "is_recording", "named", "record", "recording_as"]
 
 
 class Recording:
@@ -31,6 +31,11 @@ class Recording:
 
 
 current: ContextVar[Recording | None] = ContextVar("minidiff_recording", default=None)
+
+
+def is_recording() -> bool:
+    """Whether what is computed here is remembered for `backward`."""
+    return current.get() is not None
 
 
 def named(parameters: Parameters) -> dict[str, Parameter]:

@@ -37,7 +37,7 @@ class Coefficient:
     def __call__(self, t: Timesteps, like: Array = None) -> Any:
         """See `NoiseSchedule.alpha`."""
         like = stop_gradient(like)
-        if hasattr(t, "dtype") and not isinstance(t, np.ndarray | np.generic):
+        if hasattr(t, "dtype") and type(t) is not np.ndarray and not isinstance(t, np.generic):
             values = self._on_device(t, like)
         else:
             values = self._values[self._checked(t)]

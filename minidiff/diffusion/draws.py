@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+import array_api_compat
 
 from minidiff import ops
 from minidiff.backend import Array, backend_of
@@ -56,8 +56,10 @@ def sample_timesteps(rng: Generator, n: int, num_train_timesteps: int, *, strati
     total = num_train_timesteps
     if not stratified:
         return rng.integers(0, total, (n,))
-    steps = rng.backend.from_numpy(np.arange(n, dtype=np.int64) * total)
-    return (rng.integers(0, n * total, (1,)) + steps) % (n * total) // n
+    offset = rng.integers(0, n * total, (1,))
+    xp = rng.backend.xp
+    steps = xp.arange(n, dtype=xp.int64, device=array_api_compat.device(offset)) * total
+    return (offset + steps) % (n * total) // n
 
 
 def drop_labels(rng: Generator, labels: Array, null_label: int, probability: float) -> Array:

@@ -26,7 +26,10 @@ def sample(
     callback: Callable[[int, int, Array, Array], None] | None = None,
     progress: bool = False,
 ) -> Array:
-    """Draw images, inside `minidiff.inference()`: weights must not be written to meanwhile.
+    """Draw images, inside `minidiff.inference()`: weights must be neither written to nor replaced meanwhile.
+
+    `denoise` is compiled where the backend does so (`Backend.compile`), and then called for the first steps only: what
+    it returns must depend on its arguments alone.
 
     Parameters
     ----------
@@ -37,7 +40,7 @@ def sample(
         (N, C, H, W).
     sampler : Sampler
     steps : int
-        How many times `denoise` is called, 1 to `sampler.num_train_timesteps`.
+        How many timesteps are visited, 1 to `sampler.num_train_timesteps`.
     rng : Generator
         Draws all noise, and decides the device.
     initial : array, shape (N, C, H, W), optional
@@ -64,8 +67,9 @@ def sample(
     if tuple(x.shape) != tuple(shape):
         raise ValueError(f"sample: initial has shape {tuple(x.shape)}, expected {tuple(shape)}")
     with inference():
+        predict = backend_of(x).compile(denoise)
         for i, t in enumerate(_shown(sampler.timesteps) if progress else sampler.timesteps):
-            output = denoise(sampler.scale_model_input(x, t), _filled(x, t))
+            output = predict(sampler.scale_model_input(x, t), _filled(x, t))
             step = sampler.step(output, t, x, rng=rng)
             x = step.prev_sample
             if callback is not None:

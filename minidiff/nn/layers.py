@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minidiff import ops
-from minidiff.autodiff import Parameter
+from minidiff.autodiff import Parameter, is_recording
+from minidiff.modes import prepared
 from minidiff.nn import init as initializers
 from minidiff.nn.init import Initializer
 from minidiff.nn.module import Module
@@ -36,7 +37,11 @@ _STANDARD_NORMAL = initializers.normal(1.0)
 
 def _in(x: Any, parameter: Parameter | None) -> Any:
     """The parameter in the dtype of x."""
-    return parameter if parameter is None or parameter.dtype == x.dtype else ops.astype(parameter, x.dtype)
+    if parameter is None or parameter.dtype == x.dtype:
+        return parameter
+    if is_recording():
+        return ops.astype(parameter, x.dtype)
+    return prepared(parameter.data, f"in {x.dtype}", lambda weight: ops.astype(weight, x.dtype))
 
 
 def _bias(wanted: bool, size: int, fan_in: int, rng: Generator) -> Parameter | None:

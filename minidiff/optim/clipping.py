@@ -23,7 +23,7 @@ def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[st
     Returns
     -------
     grads : dict of str to array
-        New arrays if they were scaled. Unchanged if the norm is not finite, which is the caller's to notice.
+        New arrays if they were scaled. Of the same values if the norm is not finite, which is the caller's to notice.
     norm : float
         Euclidean norm before clipping, accumulated in float32 at least. Reading it waits for a GPU.
 
@@ -39,8 +39,13 @@ def clip_gradients(grads: Mapping[str, Array], max_norm: float) -> tuple[dict[st
     """
     if not max_norm > 0:
         raise ValueError(f"clip_gradients: max_norm must be above 0, got {max_norm}")
-    arrays = dict(grads)
-    norm = math.sqrt(float(rules.run(rules.square_sum, *arrays.values())[0])) if arrays else 0.0
-    if not max_norm < norm < math.inf:
-        return arrays, norm
-    return {name: backend_of(g).xp.asarray(g * (max_norm / norm)) for name, g in arrays.items()}, norm
+    if not grads:
+        return {}, 0.0
+    arrays = list(grads.values())
+    backend = backend_of(arrays[0])
+    kernel = backend.kernels.get("clip_all")
+    result = kernel(backend.xp, arrays, max_norm=max_norm) if kernel else NotImplemented
+    squares, clipped = (
+        rules.clip_all(backend.xp, arrays, max_norm=max_norm) if result is NotImplemented else result
+    )
+    return dict(zip(grads, clipped, strict=True)), math.sqrt(float(squares))

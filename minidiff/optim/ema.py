@@ -50,8 +50,9 @@ class EMA:
         """Move the averages towards the parameters."""
         t = self.steps
         decay = min(self.decay, (1 + t) / (10 + t)) if self.warmup else self.decay
-        for name, p in self._parameters.items():
-            (self.averaged[name],) = rules.run(rules.ema, self.averaged[name], p.data, decay=decay)
+        rows = [(self.averaged[name], p.data) for name, p in self._parameters.items()]
+        new = rules.run_all(rules.ema, rows, decay=decay)
+        self.averaged = {name: average for name, (average,) in zip(self._parameters, new, strict=True)}
         self.steps += 1
 
     def state_dict(self) -> dict[str, Array]:

@@ -84,10 +84,13 @@ class Optimizer:
         """
         checked = {name: self._gradient(grads, name, p) for name, p in self._parameters.items()}
         options = {**self._options, "lr": self.learning_rate, "step": self.steps + 1}
-        for name, p in self._parameters.items():
-            state = self._state.get(name) or tuple(wide_zeros(p.data) for _ in self._slots)
-            new = rules.run(self._rule, p.data, checked[name], *state, **options)
-            p.data, self._state[name] = new[0], new[1:]
+        rows = [
+            (p.data, checked[name], *(self._state.get(name) or (wide_zeros(p.data) for _ in self._slots)))
+            for name, p in self._parameters.items()
+        ]
+        new = rules.run_all(self._rule, rows, **options)
+        for (name, p), (data, *state) in zip(self._parameters.items(), new, strict=True):
+            p.data, self._state[name] = data, tuple(state)
         self.steps += 1
 
     def state_dict(self) -> dict[str, Array]:

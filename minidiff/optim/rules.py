@@ -3,7 +3,8 @@
 These are the law. A backend may hold a faster function of the same name and signature among its kernels,
 which may return NotImplemented for what it does not serve. It returns a new array for the parameter, whose old
 one somebody may hold; the moments and averages that it is given are the optimizer's alone, and may be written
-in place.
+in place. One of the name with "_all" behind it does the same for all parameters at once: it gets and returns
+rows, `adam_all(xp, [(p, g, m, v), ...], lr=..., ...) -> [(p, m, v), ...]`.
 
 States are float32, or float64 for float64 parameters. What is computed for a half precision parameter is
 computed in float32 and rounded once.
@@ -12,14 +13,15 @@ computed in float32 and rounded once.
 from __future__ import annotations
 
 import functools
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from minidiff.backend import Array, backend_of
 from minidiff.ops.support import cast, widen
 
-__all__ = ["adam", "ema", "momentum", "run", "sgd", "square_sum"]
+__all__ = ["adam", "clip_all", "ema", "momentum", "run", "run_all", "sgd", "square_sum"]
 
 
 def sgd(xp: Any, p: Array, g: Array, *, lr: float, weight_decay: float, step: int) -> tuple[Array]:
@@ -109,6 +111,27 @@ def square_sum(xp: Any, *arrays: Array) -> tuple[Array]:
     """The sum of the squares of all numbers in `arrays`, float32 or wider, shape ()."""
     squares = (xp.sum(g * g) for g in (widen(xp, x) for x in arrays))
     return (functools.reduce(operator.add, squares),)
+
+
+def clip_all(xp: Any, gradients: Sequence[Array], *, max_norm: float) -> tuple[Array, Sequence[Array]]:
+    """The `square_sum` of all gradients, and the gradients scaled so that its root is at most `max_norm`.
+
+    A sum that is not finite scales nothing. This rule waits for a GPU; a kernel need not.
+    """
+    (squares,) = run(square_sum, *gradients)
+    norm = math.sqrt(float(squares))
+    if not max_norm < norm < math.inf:
+        return squares, gradients
+    return squares, [backend_of(g).xp.asarray(g * (max_norm / norm)) for g in gradients]
+
+
+def run_all(rule: Callable[..., Any], rows: Sequence[tuple[Array, ...]], **options: Any) -> Any:
+    """The results of `run` for each row, at once if the backend has a kernel for that."""
+    backend = backend_of(rows[0][0])
+    kernel = backend.kernels.get(f"{rule.__name__}_all")
+    together = kernel and all(backend_of(row[0]) is backend for row in rows)
+    result = kernel(backend.xp, rows, **options) if kernel and together else NotImplemented
+    return [run(rule, *row, **options) for row in rows] if result is NotImplemented else result
 
 
 def run(rule: Callable[..., Any], *arrays: Array, **options: Any) -> tuple[Array, ...]:

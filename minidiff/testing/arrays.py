@@ -34,8 +34,9 @@ def error(actual: Host, expected: Host) -> float:
 
 
 def has_dtype(backend: Backend, name: str) -> bool:
-    """Whether a library has a dtype; NumPy has bfloat16 by `ml_dtypes`."""
-    return hasattr(backend.xp, name) or (name == "bfloat16" and backend.array_type is np.ndarray)
+    """Whether a library has a dtype; NumPy and CuPy have bfloat16 by `ml_dtypes`."""
+    by_ml_dtypes = name == "bfloat16" and backend.device.partition(":")[0] in ("cpu", "cuda")
+    return hasattr(backend.xp, name) or by_ml_dtypes
 
 
 def is_floating(backend: Backend, x: Any) -> bool:

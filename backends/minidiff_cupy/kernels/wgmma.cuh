@@ -1,0 +1,80 @@
+// Matrix products of a warpgroup, four warps that begin at a multiple of four, from shared memory: sm_90a.
+//
+// A (64 rows) and B (N rows) lie in shared memory in lines of 128 bytes along the inner axis, from a multiple of 1024
+// bytes on, with 16-byte pieces swizzled: piece i of line n lies where piece i ^ n % 8 would. One product takes 32 bytes
+// of each line. With g = lane / 4 and t = lane % 4, a thread of the warp w of the group has, in sums[j][2 h + e], the sum
+// of row 16 w + 8 h + g and column 8 j + 2 t + e.
+#pragma once
+#include "numbers.cuh"
+#include "tensor_cores.cuh"
+
+#ifdef SIMT_EMULATOR
+#include <wgmma.hpp>  // tests/simt/runtime
+#else
+
+// Let products see what other threads stored in shared memory: called by those that stored, before a barrier.
+__device__ inline void show_to_products() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Before the first product, and after threads have touched sums.
+__device__ inline void fence_products() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+// Close the group of products that began after the last call.
+__device__ inline void commit_products() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// Wait until at most PENDING groups have yet to finish.
+template <int PENDING>
+__device__ inline void wait_for_products() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// The matrix descriptor: address, 1024 bytes from eight lines to the next eight, a swizzle of 128 bytes.
+__device__ inline unsigned long long descriptor(const void* lines) {
+    return (shared_address(lines) & 0x3FFFFull) >> 4 | 1ull << 16 | 1024ull >> 4 << 32 | 1ull << 62;
+}
+
+#define NAMES_32                                                                          \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "              \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_64                                                                          \
+    NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "   \
+    "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "    \
+    "%62, %63"
+#define FOUR(j) "+f"(sums[j][0]), "+f"(sums[j][1]), "+f"(sums[j][2]), "+f"(sums[j][3])
+#define SUMS_32 FOUR(0), FOUR(1), FOUR(2), FOUR(3), FOUR(4), FOUR(5), FOUR(6), FOUR(7)
+#define SUMS_64 SUMS_32, FOUR(8), FOUR(9), FOUR(10), FOUR(11), FOUR(12), FOUR(13), FOUR(14), FOUR(15)
+
+// sums = A B^T, or sums += A B^T if `add`, begun but not finished. `a` and `b` point to the first of the 32 bytes.
+template <class T, int ACROSS>
+__device__ inline void begin_product(float (&sums)[ACROSS][4], const void* a, const void* b, bool add);
+
+#define BEGIN_PRODUCT(T, ACROSS, SHAPE_AND_TYPES, NAMES, A, B, ADD, SIGNS_AND_ORDERS, ...)                             \
+    template <>                                                                                                       \
+    __device__ inline void begin_product<T, ACROSS>(float (&sums)[ACROSS][4], const void* a, const void* b, bool add) { \
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD ", 0;\n"                                              \
+                     "wgmma.mma_async.sync.aligned." SHAPE_AND_TYPES " {" NAMES "}, " A ", " B ", add, "               \
+                     SIGNS_AND_ORDERS ";\n}"                                                                          \
+                     : __VA_ARGS__                                                                                    \
+                     : "l"(descriptor(a)), "l"(descriptor(b)), "r"(static_cast<int>(add)));                           \
+    }
+
+BEGIN_PRODUCT(float, 8, "m64n64k8.f32.tf32.tf32", NAMES_32, "%32", "%33", "%34", "1, 1", SUMS_32)
+BEGIN_PRODUCT(half, 8, "m64n64k16.f32.f16.f16", NAMES_32, "%32", "%33", "%34", "1, 1, 0, 0", SUMS_32)
+BEGIN_PRODUCT(bfloat16, 8, "m64n64k16.f32.bf16.bf16", NAMES_32, "%32", "%33", "%34", "1, 1, 0, 0", SUMS_32)
+BEGIN_PRODUCT(float, 16, "m64n128k8.f32.tf32.tf32", NAMES_64, "%64", "%65", "%66", "1, 1", SUMS_64)
+BEGIN_PRODUCT(half, 16, "m64n128k16.f32.f16.f16", NAMES_64, "%64", "%65", "%66", "1, 1, 0, 0", SUMS_64)
+BEGIN_PRODUCT(bfloat16, 16, "m64n128k16.f32.bf16.bf16", NAMES_64, "%64", "%65", "%66", "1, 1, 0, 0", SUMS_64)
+
+#undef NAMES_32
+#undef NAMES_64
+#undef FOUR
+#undef SUMS_32
+#undef SUMS_64
+#undef BEGIN_PRODUCT
+
+#endif

@@ -1,0 +1,5 @@
+"""Copies of many arrays."""
+
+from __future__ import annotations
+
+INSTANTIATIONS = [("copy.cu", "copy_rows", ())]

@@ -1,0 +1,134 @@
+"""Plant bugs in the kernels, one at a time, and see that the tests find them: `python -m tests.simt.mutate all`
+or a topic.
+
+`mutants/<topic>.py` holds MUTANTS, a list of (file, old text, new text); the old text stands in the file exactly
+once. TESTS, if it is there, names the test files; `tests/test_simt_<topic>.py` by default. Exit 1 if a planted
+bug survives, or cannot be planted any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from minidiff_cupy import sources
+from tests.simt import emulator
+
+HERE = Path(__file__).parent
+LONGEST = 120  # seconds for the tests of one planted bug; one that makes a kernel run for ever is found, too
+
+
+def topics() -> list[str]:
+    """All topics that plant bugs."""
+    return sorted(path.stem for path in (HERE / "mutants").glob("*.py") if path.stem != "__init__")
+
+
+def run_tests(folder: Path, tests: Sequence[str]) -> tuple[int, str]:
+    """The exit status of pytest with the kernels in `folder`, in a process of its own, and what it printed.
+
+    The status is -1 if it took too long.
+    """
+    with tempfile.TemporaryFile("w+") as log:
+        child = os.fork()
+        if child == 0:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            emulator.working().folder = folder
+            status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests])
+            sys.stdout.flush()
+            os._exit(int(status))
+        status = _wait(child)
+        log.seek(0)
+        return status, log.read()
+
+
+def _wait(child: int) -> int:
+    end = time.monotonic() + LONGEST
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return -1
+
+
+def plant(folder: Path, file: str, old: str, new: str) -> None:
+    """Change a copy of the kernels.
+
+    Raises
+    ------
+    ValueError
+        If the old text does not stand in the file exactly once.
+    """
+    shutil.copytree(sources.FOLDER, folder)
+    text = (folder / file).read_text(encoding="utf-8")
+    if text.count(old) != 1:
+        raise ValueError(f"{file} has the text {text.count(old)} times, not once: {old!r}")
+    (folder / file).write_text(text.replace(old, new), encoding="utf-8")
+
+
+def reason(status: int, log: str) -> str:
+    """Why the tests failed, in a line."""
+    if status == -1:
+        return f"not done after {LONGEST} s"
+    if status < 0:
+        return f"killed by signal {-status}"
+    lines = [line for line in log.splitlines() if "Error" in line or line.startswith("FAILED")]
+    return lines[0].strip()[:150] if lines else f"pytest's exit status is {status}"
+
+
+def examine(topic: str, file: str, old: str, new: str) -> tuple[bool, str]:
+    """Plant a bug: whether a test of its topic found it, and in a few words how."""
+    module = importlib.import_module(f"tests.simt.mutants.{topic}")
+    tests = getattr(module, "TESTS", [f"tests/test_simt_{topic}.py"])
+    shown = f"{file}: {' '.join(old.split())!r} -> {' '.join(new.split())!r}"
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work, "kernels")
+        try:
+            plant(folder, file, old, new)
+        except ValueError as error:
+            return False, f"CANNOT BE PLANTED {error}"
+        status, log = run_tests(folder, tests)
+    seconds = time.monotonic() - start
+    if status == 0:
+        return False, f"SURVIVES {shown}"
+    if "g++ failed" in log or status not in (1, -1, -11, -6):
+        return False, f"IS NO TEST {shown}\n    {reason(status, log)}"
+    return True, f"found {shown}\n    {seconds:.1f} s: {reason(status, log)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run topics and return 1 if a planted bug survives."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simt.mutate", description=__doc__)
+    parser.add_argument("topic", nargs="+", choices=["all", *topics()])
+    asked = parser.parse_args(arguments).topic
+    bugs = [
+        (topic, *bug)
+        for topic in (topics() if "all" in asked else asked)
+        for bug in importlib.import_module(f"tests.simt.mutants.{topic}").MUTANTS
+    ]
+    alive = 0
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
+        for found, line in pool.map(examine, *zip(*bugs, strict=True)):
+            print(line, flush=True)
+            alive += not found
+    print(f"{alive} of {len(bugs)} survive")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
