@@ -170,7 +170,7 @@ def _sample(work: Work, least: float, clock: Callable[[], float]) -> float:
     if first >= ALONE:
         return first
     total, calls, end = 0.0, 0, clock() + AT_MOST * least
-    while total < least and clock() < end:
+    while not calls or (total < least and clock() < end):
         total += _call(work, clock)[0]
         calls += 1
     return total / calls
