@@ -18,7 +18,8 @@ MAY = {name: set(LAYERS[:rank]) for rank, name in enumerate(LAYERS)} | {
     "images": {"backend", "files"},
     "data": {"backend", "files"},
     "checkpoints": {"backend", "random", "files", "nn", "models", "diffusion"},
-    "training": {*LAYERS, "files", "images", "data", "checkpoints"},
+    "loss_and_gradients": {"backend", "random", "autodiff"},
+    "training": {*LAYERS, "loss_and_gradients", "files", "images", "data", "checkpoints"},
     "cli": {*LAYERS, "files", "images", "data", "checkpoints", "training"},
     "testing": set(LAYERS),
     "": set(LAYERS),  # the package itself

@@ -324,7 +324,7 @@ def test_numbers_drawn_ahead_are_those_drawn_inside(
 ) -> None:
     ahead = small_trainer(tmp_path / "ahead", backend)
     ahead.run()
-    monkeypatch.setattr("minidiff.training._Ahead.draw", lambda self, draws: {})
+    monkeypatch.setattr("minidiff.loss_and_gradients._Ahead.draw", lambda self, draws: {})
     inside = small_trainer(tmp_path / "inside", backend)
     inside.run()
     np.testing.assert_equal(state(ahead), state(inside))

@@ -12,7 +12,7 @@ import numpy as np
 from minidiff_numpy import lanes
 from minidiff_numpy.blocks import parts
 from minidiff_numpy.layout import Array, served
-from minidiff_numpy.memory import empty_like
+from minidiff_numpy.memory import alike, empty_like
 
 _LARGE = 1 << 19  # elements: with fewer, the few passes of a generic rule stay in the cache by themselves
 _COST = 40  # multiplications that take as long as one element
@@ -35,24 +35,10 @@ _GELU = {
 _SATURATED = 10.0  # |x|, from which on 1 + tanh no longer depends on p
 
 
-def _dense(x: Array, like: Array) -> Array:
-    """`x` in the order of memory of a new array like `like`; a copy only if it is not in that already."""
-    y = empty_like(like)
-    if x.strides == y.strides:
-        return x
-    np.copyto(y, x)
-    return y
-
-
-def _vector(x: Array) -> Array:
-    """The elements of a dense array in the order of memory, a view."""
-    return x.transpose(sorted(range(x.ndim), key=lambda i: -x.strides[i])).reshape(-1)
-
-
 def _by_blocks(function: Callable[..., object], *arrays: Array) -> Array:
     """What `function(*blocks, out)` writes, for dense arrays in one order of memory."""
     y = empty_like(arrays[0])
-    vectors = [_vector(a) for a in (*arrays, y)]
+    vectors = [a.ravel(order="K") for a in (*arrays, y)]  # views
 
     def part(block: slice) -> None:
         function(*(v[block] for v in vectors))
@@ -63,8 +49,8 @@ def _by_blocks(function: Callable[..., object], *arrays: Array) -> Array:
 
 def _activation(x: Array, value: Callable[..., object], slope: Callable[..., object]) -> Any:
     """The activation whose `value(x, out)` and `slope(x, dy, out)` are given."""
-    x = _dense(x, x)
-    return _by_blocks(value, x), lambda dy: (_by_blocks(slope, x, _dense(dy, x)),)
+    x = alike(x, empty_like(x))
+    return _by_blocks(value, x), lambda dy: (_by_blocks(slope, x, alike(dy, x)),)
 
 
 def silu(xp: Any, x: Any) -> Any:
@@ -174,4 +160,4 @@ def softmax(xp: Any, x: Any, *, axis: int) -> Any:
         dx *= p
 
     p = by_rows(value, x)
-    return p, lambda dy: (by_rows(slope, p, _dense(dy, p)),)
+    return p, lambda dy: (by_rows(slope, p, alike(dy, p)),)

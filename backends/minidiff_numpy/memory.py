@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["empty", "empty_like"]
+__all__ = ["alike", "empty", "empty_like"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -130,3 +130,12 @@ def empty_like(x: Array) -> Array:
     order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
     back = sorted(range(x.ndim), key=order.__getitem__)
     return empty(tuple(x.shape[axis] for axis in order), x.dtype).transpose(back)
+
+
+def alike(x: Array, like: Array) -> Array:
+    """`x` if it lies in memory as `like`, an array without gaps, does; else a copy that does."""
+    if x.strides == like.strides:
+        return x
+    y = empty_like(like)
+    y[...] = x
+    return y

@@ -15,7 +15,7 @@ import numpy as np
 
 from minidiff_numpy import lanes
 from minidiff_numpy.layout import Array, served
-from minidiff_numpy.memory import empty_like
+from minidiff_numpy.memory import alike, empty_like
 
 __all__ = ["adam", "ema", "momentum", "sgd", "square_sum"]
 
@@ -29,15 +29,6 @@ def _gains(*arrays: Array) -> bool:
     """Whether kernels serve these arrays and are faster; small ones in C order are as well off with the rule."""
     small = arrays[0].size < _SMALL and all(x.flags.c_contiguous for x in arrays)
     return not small and served(*arrays)
-
-
-def _alike(x: Array, like: Array) -> Array:
-    """`x` if it lies in memory as `like`, an array without gaps, does, else a copy that does."""
-    if x.strides == like.strides:
-        return x
-    y = empty_like(like)
-    y[...] = x
-    return y
 
 
 def _in_blocks(update: Callable[..., object], *arrays: Array, passes: int) -> None:
@@ -77,7 +68,7 @@ def sgd(xp: Any, p: Array, g: Array, *, lr: float, weight_decay: float, step: in
         np.multiply(_decayed(g, p, weight_decay), lr, out=y)
         np.subtract(p, y, out=y)
 
-    _in_blocks(update, _alike(p, new), _alike(g, new), new, passes=3)
+    _in_blocks(update, alike(p, new), alike(g, new), new, passes=3)
     return (new,)
 
 
@@ -97,7 +88,7 @@ def momentum(
     if not _gains(p, g, b):
         return NotImplemented
     new = empty_like(g)
-    b = _alike(b, new)
+    b = alike(b, new)
 
     def update(p: Array, g: Array, b: Array, y: Array) -> None:
         g = _decayed(g, p, weight_decay)
@@ -111,7 +102,7 @@ def momentum(
             np.multiply(b, lr, out=y)
         np.subtract(p, y, out=y)
 
-    _in_blocks(update, _alike(p, new), _alike(g, new), b, new, passes=5)
+    _in_blocks(update, alike(p, new), alike(g, new), b, new, passes=5)
     return new, b
 
 
@@ -133,7 +124,7 @@ def adam(
     if not _gains(p, g, m, v):
         return NotImplemented
     new = empty_like(g)
-    m, v = _alike(m, new), _alike(v, new)
+    m, v = alike(m, new), alike(v, new)
     m_scale, v_scale = 1 / (1 - beta1**step), (1 - beta2**step) ** -0.5
 
     def update(p: Array, g: Array, m: Array, v: Array, y: Array) -> None:
@@ -155,7 +146,7 @@ def adam(
         y *= lr
         np.subtract(p, y, out=y)
 
-    _in_blocks(update, _alike(p, new), _alike(g, new), m, v, new, passes=15)
+    _in_blocks(update, alike(p, new), alike(g, new), m, v, new, passes=15)
     return new, m, v
 
 
@@ -164,14 +155,14 @@ def ema(xp: Any, average: Array, p: Array, *, decay: float) -> Any:
     if not _gains(average, p):
         return NotImplemented
     like = empty_like(p)  # only for its strides
-    average = _alike(average, like)
+    average = alike(average, like)
 
     def update(average: Array, p: Array) -> None:
         way = np.subtract(p, average, out=_temporary(p))
         way *= 1 - decay
         average += way
 
-    _in_blocks(update, average, _alike(p, like), passes=3)
+    _in_blocks(update, average, alike(p, like), passes=3)
     return (average,)
 
 
