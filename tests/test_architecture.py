@@ -15,15 +15,21 @@ BACKENDS = sorted((ROOT / "backends").rglob("*.py"))
 LAYERS = ["backend", "modes", "philox", "random", "autodiff", "ops", "nn", "models", "diffusion", "optim"]
 MAY = {name: set(LAYERS[:rank]) for rank, name in enumerate(LAYERS)} | {
     "files": set(),
+    "weights": {"backend", "files"},
     "images": {"backend", "files"},
     "data": {"backend", "files"},
-    "checkpoints": {"backend", "random", "files", "nn", "models", "diffusion"},
+    "checkpoints": {"backend", "random", "files", "weights", "nn", "models", "diffusion"},
     "loss_and_gradients": {"backend", "random", "autodiff"},
+    "pipelines": {*LAYERS, "files", "weights", "images"},
     "training": {*LAYERS, "loss_and_gradients", "files", "images", "data", "checkpoints"},
     "cli": {*LAYERS, "files", "images", "data", "checkpoints", "training"},
+    "doctor": {*LAYERS, "files"},
+    "__main__": {*LAYERS, "files", "weights", "checkpoints", "pipelines", "cli", "doctor"},
     "testing": set(LAYERS),
     "": set(LAYERS),  # the package itself
 }
+for reader in ("models", "diffusion"):  # pretrained networks and schedulers are folders
+    MAY[reader] |= {"files", "weights"}
 UPWARD = {("minidiff/autodiff/tensor.py", "ops")}  # Tensor.__array_namespace__
 SLOW = {"PIL", "einops", "importlib.metadata", "ml_dtypes", "safetensors", "scipy", "sklearn", "tqdm"}
 OPTIONAL = {"cupy", "torch", "array_api_strict", "minidiff_numpy", "minidiff_cupy"}
