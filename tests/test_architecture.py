@@ -23,8 +23,9 @@ MAY = {name: set(LAYERS[:rank]) for rank, name in enumerate(LAYERS)} | {
     "pipelines": {*LAYERS, "files", "weights", "images"},
     "training": {*LAYERS, "loss_and_gradients", "files", "images", "data", "checkpoints"},
     "cli": {*LAYERS, "files", "images", "data", "checkpoints", "training"},
+    "convert": {*LAYERS, "files", "weights", "checkpoints"},
     "doctor": {*LAYERS, "files"},
-    "__main__": {*LAYERS, "files", "weights", "checkpoints", "pipelines", "cli", "doctor"},
+    "__main__": {*LAYERS, "files", "weights", "checkpoints", "pipelines", "cli", "convert", "doctor"},
     "testing": set(LAYERS),
     "": set(LAYERS),  # the package itself
 }

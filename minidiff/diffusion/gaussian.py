@@ -85,7 +85,7 @@ class GaussianDiffusion:
         sampler: str = "ddim",
         steps: int = 50,
         rng: Generator,
-        callback: Callable[[int, int, Array, Array], None] | None = None,
+        callback: Callable[[int, float, Array, Array], None] | None = None,
         progress: bool = False,
     ) -> Array:
         """Draw images.

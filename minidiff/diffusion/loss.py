@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from minidiff import ops
@@ -12,7 +13,7 @@ from minidiff.diffusion.prediction import min_snr_weight, target
 from minidiff.diffusion.schedule import NoiseSchedule
 from minidiff.random import Generator
 
-__all__ = ["diffusion_loss"]
+__all__ = ["beside_images", "conditioned", "diffusion_loss"]
 
 
 def diffusion_loss(
@@ -48,7 +49,6 @@ def diffusion_loss(
         How often a label is replaced by `null_label` [2]_.
     min_snr_gamma : float, optional
         Weigh timesteps by min-SNR with this gamma [3]_; by default all weigh the same.
-
     stratified : bool
         Spread the timesteps of a batch evenly; see `sample_timesteps`.
 
@@ -72,17 +72,41 @@ def diffusion_loss(
     """
     t = sample_timesteps(rng, x0.shape[0], schedule.num_train_timesteps, stratified=stratified)
     noise = noise_like(rng, x0)
-    if null_probability:
-        if labels is None or null_label is None:
-            raise ValueError(
-                f"diffusion_loss: null_probability={null_probability} needs labels and a null_label, "
-                f"got null_label={null_label}" + (" and no labels" if labels is None else "")
-            )
-        labels = drop_labels(rng, labels, null_label, null_probability)
+    denoise = conditioned(model, rng, labels, null_label, null_probability)
     x_t = schedule.add_noise(x0, noise, t)
     wanted = target(prediction_type, x0, noise, schedule.alpha(t, x0), schedule.sigma(t, x0))
-    output = model(x_t, t) if labels is None else model(x_t, t, labels=labels)
+    output = denoise(x_t, t)
     if min_snr_gamma is None:
         return ops.mse_loss(output, wanted)
     errors = ops.mse_loss(output, wanted, reduction="none")
     return ops.mean(errors * min_snr_weight(prediction_type, schedule.snr(t, errors), min_snr_gamma))
+
+
+def conditioned(
+    model: Callable[..., Any],
+    rng: Generator,
+    labels: Array | None,
+    null_label: int | None,
+    null_probability: float,
+) -> Callable[[Array, Array], Any]:
+    """`model` as a function of (x, t), with the labels of a training batch, some of which are hidden.
+
+    Raises
+    ------
+    ValueError
+        If labels should be dropped, but there are none, or no `null_label`.
+    """
+    if null_probability:
+        if labels is None or null_label is None:
+            raise ValueError(
+                f"null_probability={null_probability} needs labels and a null_label, "
+                f"got null_label={null_label}" + (" and no labels" if labels is None else "")
+            )
+        labels = drop_labels(rng, labels, null_label, null_probability)
+    return model if labels is None else partial(model, labels=labels)
+
+
+def beside_images(values: Array, images: Array) -> Array:
+    """One number for each image, (N,), in the dtype of the images, as (N, 1, 1, 1)."""
+    shaped = ops.reshape(values, (-1,) + (1,) * (len(images.shape) - 1))
+    return ops.astype(shaped, images.dtype, copy=False)

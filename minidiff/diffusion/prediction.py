@@ -1,51 +1,69 @@
-"""What the network's output means: the noise, the clean image, or v.
+"""What the network's output means: the noise, the clean image, v, or the direction from image to noise.
 
-With x_t = alpha x_0 + sigma noise and alpha^2 + sigma^2 = 1, any one of the three and x_t give the other two.
-So a sampler asks for x_0 and the noise, a loss asks for the target, and neither knows which of the three it is.
+With x_t = alpha x_0 + sigma noise, any one of them and x_t give the others, each as a sum of two arrays. So a
+prediction type is a few pairs of numbers. A sampler asks for x_0 and the noise, a loss asks for the target, and
+neither knows which type it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from minidiff import ops
 from minidiff.backend import Array
 
-__all__ = ["PREDICTION_TYPES", "min_snr_weight", "target", "to_sample_and_noise"]
+__all__ = ["PREDICTION_TYPES", "find_prediction", "min_snr_weight", "target", "to_sample_and_noise"]
+
+Pair: TypeAlias = Callable[[Any, Any], tuple[Any, Any]]  # of (alpha, sigma)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Three formulas. In the first, `y` is the network's output."""
+    """What counts how much, as functions of alpha and sigma, and of the signal-to-noise ratio."""
 
-    sample_and_noise: Callable[[Array, Array, Any, Any], tuple[Array, Array]]  # (y, x_t, alpha, sigma)
-    target: Callable[[Array, Array, Any, Any], Array]  # (x0, noise, alpha, sigma)
+    x0: Pair  # what output and x_t count in the clean image
+    noise: Pair  # ... and in the noise
+    target: Pair  # what x_0 and noise count in the target
     weight: Callable[[Any], Any]  # of snr: what an error of x_0 weighs, as an error of this output
+
+
+def _norm(alpha: Any, sigma: Any) -> Any:
+    """What x_t is divided by before a network sees it whose v is that of a variance-preserving process."""
+    return (alpha**2 + sigma**2) ** 0.5
 
 
 PREDICTION_TYPES: dict[str, Prediction] = {
     "epsilon": Prediction(
-        sample_and_noise=lambda eps, x_t, alpha, sigma: ((x_t - sigma * eps) / alpha, eps),
-        target=lambda x0, noise, alpha, sigma: noise,
+        x0=lambda alpha, sigma: (-sigma / alpha, 1 / alpha),
+        noise=lambda alpha, sigma: (1, 0),
+        target=lambda alpha, sigma: (0, 1),
         weight=lambda snr: 1 / snr,
     ),
     "sample": Prediction(
-        sample_and_noise=lambda x0, x_t, alpha, sigma: (x0, (x_t - alpha * x0) / sigma),
-        target=lambda x0, noise, alpha, sigma: x0,
+        x0=lambda alpha, sigma: (1, 0),
+        noise=lambda alpha, sigma: (-alpha / sigma, 1 / sigma),
+        target=lambda alpha, sigma: (1, 0),
         weight=lambda snr: 1,
     ),
     "v_prediction": Prediction(
-        sample_and_noise=lambda v, x_t, alpha, sigma: (alpha * x_t - sigma * v, alpha * v + sigma * x_t),
-        target=lambda x0, noise, alpha, sigma: alpha * noise - sigma * x0,
+        x0=lambda alpha, sigma: (-sigma / _norm(alpha, sigma), alpha / _norm(alpha, sigma) ** 2),
+        noise=lambda alpha, sigma: (alpha / _norm(alpha, sigma), sigma / _norm(alpha, sigma) ** 2),
+        target=lambda alpha, sigma: (-sigma / _norm(alpha, sigma), alpha / _norm(alpha, sigma)),
         weight=lambda snr: 1 / (snr + 1),
+    ),
+    "flow_prediction": Prediction(
+        x0=lambda alpha, sigma: (-sigma / (alpha + sigma), 1 / (alpha + sigma)),
+        noise=lambda alpha, sigma: (alpha / (alpha + sigma), 1 / (alpha + sigma)),
+        target=lambda alpha, sigma: (-1, 1),
+        weight=lambda snr: 1 / (1 + snr**0.5) ** 2,
     ),
 }
 
 
 def find_prediction(name: str) -> Prediction:
-    """The formulas of a prediction type, or a ValueError that lists all."""
+    """The numbers of a prediction type, or a ValueError that lists all."""
     if name not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type must be one of {list(PREDICTION_TYPES)}, got {name!r}")
     return PREDICTION_TYPES[name]
@@ -58,8 +76,9 @@ def to_sample_and_noise(
 
     Parameters
     ----------
-    prediction_type : "epsilon", "sample" or "v_prediction"
-        The output is the noise (eq. 15 of [1]_), the clean image, or v (appendix D of [2]_).
+    prediction_type : "epsilon", "sample", "v_prediction" or "flow_prediction"
+        The output is the noise (eq. 15 of [1]_), the clean image, v (appendix D of [2]_; of x_t divided by
+        sqrt(alpha^2 + sigma^2), where that is not 1), or noise minus clean image (eq. 5 of [3]_).
     model_output, x_t : array, shape (N, C, H, W)
     alpha, sigma : float, or array, shape (N, 1, 1, 1)
         Of the timestep of `x_t`.
@@ -74,13 +93,25 @@ def to_sample_and_noise(
     .. [1] Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", 2020, arXiv:2006.11239.
     .. [2] Salimans, Ho, "Progressive distillation for fast sampling of diffusion models", 2022,
        arXiv:2202.00512.
+    .. [3] Liu, Gong, Liu, "Flow straight and fast: learning to generate and transfer data with rectified
+       flow", 2022, arXiv:2209.03003.
     """
-    return find_prediction(prediction_type).sample_and_noise(model_output, x_t, alpha, sigma)
+    kind = find_prediction(prediction_type)
+    x0, noise = (_pair(part(alpha, sigma), model_output, x_t) for part in (kind.x0, kind.noise))
+    return x0, noise
 
 
 def target(prediction_type: str, x0: Array, noise: Array, alpha: Any, sigma: Any) -> Array:
     """What a network of this prediction type should have said; arguments as for `to_sample_and_noise`."""
-    return find_prediction(prediction_type).target(x0, noise, alpha, sigma)
+    return _pair(find_prediction(prediction_type).target(alpha, sigma), x0, noise)
+
+
+def _pair(factors: tuple[Any, Any], x: Array, y: Array) -> Array:
+    """A x + b y for numbers, or for arrays (N, 1, 1, 1); an array that counts 1 beside nothing is passed on."""
+    a, b = factors
+    if isinstance(a, int) and isinstance(b, int) and {a, b} == {0, 1}:
+        return x if a else y
+    return ops.add(ops.multiply(x, a), ops.multiply(y, b))
 
 
 def min_snr_weight(prediction_type: str, snr: Array, gamma: float) -> Array:
@@ -91,7 +122,7 @@ def min_snr_weight(prediction_type: str, snr: Array, gamma: float) -> Array:
 
     Parameters
     ----------
-    prediction_type : "epsilon", "sample" or "v_prediction"
+    prediction_type : "epsilon", "sample", "v_prediction" or "flow_prediction"
     snr : array, any shape
     gamma : float
         Above 0; 5 in the paper.

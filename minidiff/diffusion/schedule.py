@@ -1,12 +1,13 @@
 """The forward process: how much of an image and how much noise there is at each timestep.
 
-A schedule is four numbers, so that it can be written into a JSON file; everything else follows from them in
+A schedule is a few numbers, so that it can be written into a JSON file; everything else follows from them in
 float64 on the host. There x_t = alpha_t x_0 + sigma_t noise with alpha_t = sqrt(alpha_bar_t) and
 sigma_t = sqrt(1 - alpha_bar_t), so that images of variance 1 keep it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,30 +17,33 @@ from numpy.typing import NDArray
 
 from minidiff import ops
 from minidiff.backend import Array
-from minidiff.diffusion.betas import BETA_SCHEDULES
+from minidiff.diffusion.betas import BETA_SCHEDULES, zero_terminal_snr
 from minidiff.diffusion.coefficients import Coefficient, Timesteps
+from minidiff.diffusion.points import Point
 from minidiff.ops.support import check_floating
 
 __all__ = ["NoiseSchedule", "posterior_coefficients"]
 
 
-def posterior_coefficients(alpha_bar: Any, alpha_bar_prev: Any) -> tuple[Any, Any, Any]:
+def posterior_coefficients(alpha: Any, sigma: Any, alpha_prev: Any, sigma_prev: Any) -> tuple[Any, Any, Any]:
     """Of q(x_s | x_t, x_0), s < t: what x_0 and x_t count in its mean, and its variance (eq. 7 of [1]_).
+
+    Written for any alpha and sigma, as in appendix A of [2]_.
 
     Parameters
     ----------
-    alpha_bar, alpha_bar_prev : float or NumPy array
-        At t and at s. The paper writes s = t - 1; sampling in fewer steps skips timesteps.
+    alpha, sigma, alpha_prev, sigma_prev : float or NumPy array
+        At t, and at s. Paper [1]_ writes s = t - 1; sampling in fewer steps skips timesteps.
 
     References
     ----------
     .. [1] Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", 2020, arXiv:2006.11239.
+    .. [2] Kingma, Salimans, Poole, Ho, "Variational diffusion models", 2021, arXiv:2107.00630.
     """
-    alpha = alpha_bar / alpha_bar_prev
-    beta = 1 - alpha
-    of_x0 = alpha_bar_prev**0.5 * beta / (1 - alpha_bar)
-    of_xt = alpha**0.5 * (1 - alpha_bar_prev) / (1 - alpha_bar)
-    return of_x0, of_xt, (1 - alpha_bar_prev) / (1 - alpha_bar) * beta
+    step = alpha / alpha_prev
+    beta = sigma**2 - step**2 * sigma_prev**2
+    kept = (sigma_prev / sigma) ** 2
+    return alpha_prev * beta / sigma**2, step * kept, kept * beta
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,14 @@ class NoiseSchedule:
         "linear": betas evenly spaced [1]_. "scaled_linear": their square roots evenly spaced, as in latent
         diffusion; "quadratic" is the same ("quad" in the code of [2]_). "cosine", or "squaredcos_cap_v2" in
         diffusers: alpha_bar = cos^2, offset 0.008, betas at most 0.999 (eq. 17 of [3]_). "sigmoid": betas
-        along the logistic function from -6 to 6.
+        along the logistic function from -6 to 6. "laplace" and "exp": along the curves of diffusers.
     beta_start, beta_end : float
-        The first and the last beta, 0 < beta_start <= beta_end < 1; the cosine schedule does not use them,
+        The first and the last beta, 0 < beta_start <= beta_end < 1; schedules along a curve do not use them,
         and the sigmoid comes within 0.25 % of their difference.
+    trained_betas : sequence of float, optional
+        The T betas themselves, from 0 to 1, in place of a name and two numbers.
+    rescale_betas_zero_snr : bool
+        Shift the noise so that nothing is left of the image at the last timestep [4]_.
 
     Attributes
     ----------
@@ -74,6 +82,8 @@ class NoiseSchedule:
     .. [1] Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", 2020, arXiv:2006.11239.
     .. [2] Song, Meng, Ermon, "Denoising diffusion implicit models", 2021, arXiv:2010.02502.
     .. [3] Nichol, Dhariwal, "Improved denoising diffusion probabilistic models", 2021, arXiv:2102.09672.
+    .. [4] Lin, Liu, Li, Yang, "Common diffusion noise schedules and sample steps are flawed", 2023,
+       arXiv:2305.08891, algorithm 1.
 
     Examples
     --------
@@ -86,6 +96,8 @@ class NoiseSchedule:
     beta_schedule: str = "linear"
     beta_start: float = 1e-4
     beta_end: float = 0.02
+    trained_betas: Sequence[float] | None = None
+    rescale_betas_zero_snr: bool = False
 
     def __post_init__(self) -> None:
         total = self.num_train_timesteps
@@ -100,12 +112,20 @@ class NoiseSchedule:
                 f"NoiseSchedule: betas must satisfy 0 < beta_start <= beta_end < 1, "
                 f"got beta_start={self.beta_start}, beta_end={self.beta_end}"
             )
+        if self.rescale_betas_zero_snr and total < 2:
+            raise ValueError("NoiseSchedule: rescale_betas_zero_snr needs 2 timesteps or more, got 1")
+        if self.trained_betas is not None:
+            object.__setattr__(self, "trained_betas", _checked_betas(self.trained_betas, total))
 
     @cached_property
     def betas(self) -> NDArray[np.float64]:
         """Variance of the noise that step t adds (eq. 2 of Ho et al.)."""
-        make = BETA_SCHEDULES[self.beta_schedule]
-        return _frozen(make(self.num_train_timesteps, self.beta_start, self.beta_end))
+        if self.trained_betas is not None:
+            betas = np.asarray(self.trained_betas, dtype=np.float64)
+        else:
+            make = BETA_SCHEDULES[self.beta_schedule]
+            betas = make(self.num_train_timesteps, self.beta_start, self.beta_end)
+        return _frozen(zero_terminal_snr(betas) if self.rescale_betas_zero_snr else betas)
 
     @cached_property
     def alphas(self) -> NDArray[np.float64]:
@@ -116,6 +136,25 @@ class NoiseSchedule:
     def alphas_cumprod(self) -> NDArray[np.float64]:
         """alpha_bar: the variance that is left of an image of variance 1 (eq. 4 of Ho et al.)."""
         return _frozen(np.cumprod(self.alphas))
+
+    @cached_property
+    def ratios(self) -> NDArray[np.float64]:
+        """sigma_t / alpha_t, (T,), growing: the noise levels of samplers that leave the image at its full size.
+
+        Where nothing is left of the image, alpha_bar is taken as 2^-24, as in diffusers: a ratio of 4096.
+        """
+        alpha_bar = np.where(self.alphas_cumprod > 0, self.alphas_cumprod, 2.0**-24)
+        return _frozen(np.sqrt((1 - alpha_bar) / alpha_bar))
+
+    def point(self, t: int) -> Point:
+        """Alpha and sigma of timestep t as a `Point`.
+
+        Raises
+        ------
+        IndexError
+            If t is outside 0 ... T - 1.
+        """
+        return Point(self.alpha(t), self.sigma(t), t)
 
     def alpha(self, t: Timesteps, like: Array = None) -> Any:
         """What the image counts at timestep t: sqrt(alpha_bar_t).
@@ -214,8 +253,10 @@ class NoiseSchedule:
     @cached_property
     def _coefficients(self) -> dict[str, Coefficient]:
         a = self.alphas_cumprod
-        of_x0, of_xt, variance = posterior_coefficients(a, np.concatenate([[1.0], a[:-1]]))
-        values = {"alpha": np.sqrt(a), "sigma": np.sqrt(1 - a), "snr": a / (1 - a)}
+        alpha, sigma = np.sqrt(a), np.sqrt(1 - a)
+        before = np.concatenate([[1.0], alpha[:-1]]), np.concatenate([[0.0], sigma[:-1]])
+        of_x0, of_xt, variance = posterior_coefficients(alpha, sigma, *before)
+        values = {"alpha": alpha, "sigma": sigma, "snr": a / (1 - a)}
         values |= {"posterior_x0": of_x0, "posterior_xt": of_xt, "posterior_var": variance}
         return {name: Coefficient(v) for name, v in values.items()}
 
@@ -223,6 +264,16 @@ class NoiseSchedule:
 def _frozen(x: NDArray[Any]) -> NDArray[np.float64]:
     x.setflags(write=False)
     return x
+
+
+def _checked_betas(betas: Sequence[float], total: int) -> tuple[float, ...]:
+    values = tuple(float(beta) for beta in betas)
+    if len(values) != total or not all(0 <= beta <= 1 for beta in values):
+        raise ValueError(
+            f"NoiseSchedule: trained_betas must be num_train_timesteps={total} numbers from 0 to 1, "
+            f"got {len(values)} from {min(values, default=None)} to {max(values, default=None)}"
+        )
+    return values
 
 
 def _check_pair(name: str, **arrays: Array) -> None:

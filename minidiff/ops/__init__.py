@@ -43,6 +43,7 @@ from minidiff.ops.elementwise import (
     divide,
     exp,
     expm1,
+    linear_combination,
     log,
     log1p,
     log2,
@@ -99,7 +100,8 @@ __all__ = [
     "conv_transpose2d", "cos", "cosh", "cross_entropy", "cumulative_sum", "divide", "dropout", "e",
     "embedding", "empty", "empty_like", "erf", "exp", "expand_dims", "expm1", "eye", "finfo", "flip",
     "full", "full_like", "gelu", "getitem", "group_norm", "huber_loss", "iinfo", "inf", "isdtype",
-    "l1_loss", "layer_norm", "linear", "linspace", "log", "log1p", "log2", "log10", "log_softmax",
+    "l1_loss", "layer_norm", "linear", "linear_combination", "linspace", "log", "log1p", "log2", "log10",
+    "log_softmax",
     "logaddexp", "matmul", "matrix_transpose", "max", "max_pool2d", "maximum", "mean", "min", "minimum",
     "moveaxis", "mse_loss", "multiply", "nan", "negative", "newaxis", "ones", "ones_like", "pad",
     "permute_dims", "pi", "pow", "reciprocal", "relu", "repeat", "reshape", "result_type", "rms_norm",
@@ -115,7 +117,7 @@ _DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "bfloat16", "float32", "float64",
 )  # fmt: skip
-__all__ += [*_constants.NAMES, *_DTYPES]
+__all__.extend((*_constants.NAMES, *_DTYPES))
 
 
 def __getattr__(name: str) -> Any:

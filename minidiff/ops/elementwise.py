@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
+from numbers import Real
+from operator import mul
 from typing import Any
 
 from minidiff.autodiff import op
-from minidiff.ops.support import as_array, find_dtype, narrow, shape_of, sum_to
+from minidiff.backend import Array
+from minidiff.ops.support import (
+    as_array,
+    check_floating,
+    check_shape,
+    find_dtype,
+    narrow,
+    shape_of,
+    sum_to,
+    widen,
+)
 
 
 def _result(xp: Any, y: Any, x1: Any, x2: Any) -> Any:
@@ -55,6 +69,50 @@ def divide(xp: Any, x1: Any, x2: Any, /) -> Any:
     if not hasattr(x2, "dtype"):
         return y, lambda dy: (dy / x2,)
     return y, lambda dy: (lambda: sum_to(xp, dy / x2, s1), lambda: sum_to(xp, -dy * y / x2, s2))
+
+
+def check_linear_combination(*arrays: Array, coefficients: Sequence[float]) -> None:
+    """The errors of `linear_combination`."""
+    name = "linear_combination"
+    if len(arrays) != len(coefficients):
+        raise ValueError(f"{name}: {len(arrays)} arrays but {len(coefficients)} coefficients")
+    for i, c in enumerate(coefficients):
+        if not isinstance(c, Real):
+            raise TypeError(f"{name}: coefficients[{i}] must be a Python float, got a {type(c).__name__}")
+    check_floating(name, **{f"arrays[{i}]": x for i, x in enumerate(arrays)})
+    for i, x in enumerate(arrays):
+        check_shape(name, f"arrays[{i}]", x, tuple(arrays[0].shape), "like arrays[0]")
+
+
+@op(check=check_linear_combination)
+def linear_combination(xp: Any, *arrays: Any, coefficients: Sequence[float]) -> Any:
+    """The sum of coefficients[i] * arrays[i]: what a sampler makes of images and noise.
+
+    Parameters
+    ----------
+    arrays : sequence of array, of one shape and floating dtype
+        One or more. They are added up in this order; float16 and bfloat16 in float32.
+    coefficients : sequence of float
+        As many.
+
+    Raises
+    ------
+    TypeError
+        If dtypes differ or are not floating, or a coefficient is not a number.
+    ValueError
+        If shapes or counts differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> linear_combination([np.ones(2), np.arange(2.0)], coefficients=(0.5, 3))
+    array([0.5, 3.5])
+    """
+    factors = [float(c) for c in coefficients]  # a float64 of NumPy would promote
+    y = widen(xp, arrays[0]) * factors[0]
+    for x, c in zip(arrays[1:], factors[1:], strict=True):
+        y = y + widen(xp, x) * c
+    return narrow(xp, y, arrays[0]), lambda dy: [partial(mul, dy, c) for c in factors]
 
 
 @op

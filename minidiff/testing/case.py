@@ -153,5 +153,5 @@ def _show(x: Any) -> str:
 def case(op: str, *inputs: Any, note: str = "", layout: str = "contiguous", **options: Any) -> Case:
     """A `Case`, written like a call; `dtype` options and the losses decide the dtype of their result."""
     own_dtype = "dtype" in options or op == "astype" or op.endswith(("loss", "logits", "cross_entropy"))
-    sequence = op in ("concat", "stack")
+    sequence = op in ("concat", "linear_combination", "stack")
     return Case(op, inputs, options, note, layout, keeps_dtype=not own_dtype, sequence=sequence)

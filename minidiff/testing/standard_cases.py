@@ -43,6 +43,26 @@ ELEMENTWISE: list[Case] = [
     case("multiply", normal(2, 3), 2, note="an int"),
     case("divide", normal(2, 3), 2, note="an int"),
     *(
+        case(
+            "linear_combination",
+            *[normal(2, 3)] * count,
+            coefficients=(0.5, -1.5, 2, 0.0, 3.0, 1, -0.2, 0.7, 4)[:count],
+        )
+        for count in (1, 2, 3, 9)
+    ),
+    case("linear_combination", normal(0, 3), normal(0, 3), coefficients=(1.0, 2.0)),
+    case("linear_combination", normal(), normal(), coefficients=(1.0, 2.0)),
+    *(
+        case(
+            "linear_combination",
+            normal(2, 3, 4, 5),
+            normal(2, 3, 4, 5),
+            coefficients=(1.0, -2.0),
+            layout=layout,
+        )
+        for layout in ("transposed", "strided", "channels last")
+    ),
+    *(
         case("clip", normal(3, 4), low, high)
         for low, high in ((-0.5, 0.5), (None, 0.5), (-0.5, None), (0, 1), (None, None))
     ),

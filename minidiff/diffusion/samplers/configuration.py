@@ -1,0 +1,80 @@
+"""Samplers as `scheduler_config.json`: the file of diffusers, read and written."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from minidiff.files import atomic_path
+from minidiff.weights import read_json
+
+__all__ = ["read_options", "write_options"]
+
+FILE = "scheduler_config.json"
+ALWAYS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type")
+DIFFUSERS = {"cosine": "squaredcos_cap_v2", "quadratic": "scaled_linear"}  # its names for schedules of ours
+
+
+def read_options(cls: type[Any], config: str | Path | Mapping[str, Any]) -> tuple[type[Any], dict[str, Any]]:
+    """The class that a configuration names, if `cls` does not decide it, and the options it knows."""
+    content = dict(config) if isinstance(config, Mapping) else read_json(_find(Path(config)))
+    name = content.get("_class_name")
+    classes = {c.diffusers_name: c for c in _subclasses(cls) if vars(c).get("diffusers_name")}
+    if name in classes:
+        cls = classes[name]
+    elif not cls.diffusers_name:
+        raise ValueError(
+            f"{config}: there is no sampler for _class_name {name!r}; there are {sorted(classes)}"
+        )
+    own = _options(cls)
+    given = {key: value for key, value in content.items() if not key.startswith("_")}
+    everybody = set[str]().union(*(_options(c) for c in _subclasses(_root(cls))))
+    unknown = sorted(given.keys() - own - everybody)
+    if unknown:
+        warnings.warn(
+            f"{cls.__name__}.from_config: no sampler knows the options {unknown}; they are ignored",
+            stacklevel=3,
+        )
+    return cls, {key: value for key, value in given.items() if key in own}
+
+
+def write_options(options: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path) -> Path:
+    """Write what differs from the defaults, and what is always written, into the folder's file."""
+    kept = {
+        key: DIFFUSERS.get(value, value) if key == "beta_schedule" else value
+        for key, value in options.items()
+        if key in ALWAYS or key not in defaults or value != defaults[key]
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / FILE) as unfinished:
+        unfinished.write_text(json.dumps(kept, indent=2) + "\n")
+    return folder / FILE
+
+
+def _find(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    places = [path / FILE, path / "scheduler" / FILE]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(f"{path}: there is neither {FILE} nor scheduler/{FILE}")
+
+
+def _options(cls: type[Any]) -> set[str]:
+    return {field.name for field in fields(cls)} - {"schedule"}
+
+
+def _root(cls: type[Any]) -> type[Any]:
+    """The first ancestor that is a dataclass: `Sampler`."""
+    return next(c for c in reversed(cls.__mro__) if hasattr(c, "__dataclass_fields__"))
+
+
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _subclasses(child)

@@ -1,0 +1,50 @@
+"""Samplers by the names that a command line takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidiff.diffusion.samplers.ddim import DDIM
+from minidiff.diffusion.samplers.ddpm import DDPM
+from minidiff.diffusion.samplers.deis import DEIS
+from minidiff.diffusion.samplers.discrete import DiscreteSampler
+from minidiff.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSinglestep
+from minidiff.diffusion.samplers.dpm_solver_sde import DPMSolverSDE
+from minidiff.diffusion.samplers.euler import Euler, EulerAncestral
+from minidiff.diffusion.samplers.heun import KDPM2, Heun, KDPM2Ancestral
+from minidiff.diffusion.samplers.lms import LMS
+from minidiff.diffusion.samplers.pndm import PNDM
+from minidiff.diffusion.samplers.unipc import UniPC
+from minidiff.diffusion.schedule import NoiseSchedule
+
+__all__ = ["SAMPLERS", "make_sampler"]
+
+SAMPLERS: dict[str, type[DiscreteSampler]] = {
+    "ddpm": DDPM,
+    "ddim": DDIM,
+    "pndm": PNDM,
+    "euler": Euler,
+    "euler-ancestral": EulerAncestral,
+    "heun": Heun,
+    "kdpm2": KDPM2,
+    "kdpm2-ancestral": KDPM2Ancestral,
+    "lms": LMS,
+    "dpm-solver": DPMSolverMultistep,
+    "dpm-solver-singlestep": DPMSolverSinglestep,
+    "dpm-solver-sde": DPMSolverSDE,
+    "unipc": UniPC,
+    "deis": DEIS,
+}
+
+
+def make_sampler(name: str, schedule: NoiseSchedule, **options: Any) -> DiscreteSampler:
+    """The sampler of this name: a key of `SAMPLERS`.
+
+    Raises
+    ------
+    ValueError
+        If no sampler has the name; the message lists them.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}; samplers are {list(SAMPLERS)}")
+    return SAMPLERS[name](schedule, **options)

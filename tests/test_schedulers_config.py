@@ -1,0 +1,165 @@
+"""`scheduler_config.json`: read, written, and what is said about options that nobody knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minidiff.diffusion import (
+    DDIM,
+    DDPM,
+    KDPM2,
+    LCM,
+    LMS,
+    PNDM,
+    DDIMInverse,
+    EDMEuler,
+    EDMHeun,
+    Euler,
+    EulerAncestral,
+    Heun,
+    KDPM2Ancestral,
+    Sampler,
+)
+
+NAMES: dict[str, type[Sampler]] = {
+    "DDPMScheduler": DDPM,
+    "DDIMScheduler": DDIM,
+    "DDIMInverseScheduler": DDIMInverse,
+    "PNDMScheduler": PNDM,
+    "EulerDiscreteScheduler": Euler,
+    "EulerAncestralDiscreteScheduler": EulerAncestral,
+    "HeunDiscreteScheduler": Heun,
+    "KDPM2DiscreteScheduler": KDPM2,
+    "KDPM2AncestralDiscreteScheduler": KDPM2Ancestral,
+    "LMSDiscreteScheduler": LMS,
+    "LCMScheduler": LCM,
+    "EDMEulerScheduler": EDMEuler,
+}
+STABLE_DIFFUSION = {  # scheduler/scheduler_config.json of a published pipeline
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+
+
+def write(folder: Path, config: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "scheduler_config.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_class_is_the_one_that_is_named(name: str) -> None:
+    sampler = Sampler.from_config({"_class_name": name, "num_train_timesteps": 300})
+    assert type(sampler) is NAMES[name]
+    assert sampler.num_train_timesteps == 300
+    assert sampler.config["_class_name"] == name
+
+
+def test_a_published_configuration(tmp_path: Path) -> None:
+    """As a file, its folder, the folder above, or its content; options of other classes are no news."""
+    path = write(tmp_path / "model" / "scheduler", STABLE_DIFFUSION)
+    for where in (path, path.parent, tmp_path / "model", str(path), STABLE_DIFFUSION):
+        sampler = Sampler.from_config(where)
+        assert type(sampler) is PNDM
+        assert repr(sampler) == (
+            "PNDM(beta_schedule='scaled_linear', beta_start=0.00085, beta_end=0.012, steps_offset=1, "
+            "skip_prk_steps=True)"
+        )
+
+
+def test_another_sampler_takes_over_what_it_knows() -> None:
+    sampler = Euler.from_config(STABLE_DIFFUSION, use_karras_sigmas=True)
+    assert type(sampler) is Euler
+    assert (sampler.beta_end, sampler.steps_offset, sampler.use_karras_sigmas) == (0.012, 1, True)
+    again = DDIM.from_config(sampler.config, beta_end=0.02)
+    assert (again.beta_schedule, again.beta_end, again.steps_offset) == ("scaled_linear", 0.02, 1)
+
+
+def test_unknown_options_are_listed() -> None:
+    with pytest.warns(UserWarning, match=r"no sampler knows the options \['brand_new', 'colour'\]"):
+        sampler = Sampler.from_config({**STABLE_DIFFUSION, "colour": 3, "brand_new": True})
+    assert type(sampler) is PNDM
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        DDPM(variance_type="learned_range", beta_schedule="sigmoid", thresholding=True),
+        DDIM(trained_betas=[0.1, 0.2, 0.3], num_train_timesteps=3, rescale_betas_zero_snr=True),
+        DDIM(eta=0.5, use_clipped_model_output=True),
+        DDIMInverse(clip_sample=False),
+        PNDM(skip_prk_steps=True),
+        Euler(use_karras_sigmas=True, sigma_min=0.03, final_sigmas_type="sigma_min"),
+        Heun(beta_start=0.0001, use_beta_sigmas=True),
+        KDPM2(timestep_spacing="trailing"),
+        LMS(prediction_type="v_prediction", order=2),
+        LCM(original_inference_steps=100),
+        EDMEuler(sigma_max=40.0, sigma_schedule="exponential"),
+        EDMHeun(s_churn=3.0),
+    ],
+    ids=repr,
+)
+def test_what_is_written_is_read_again(sampler: Sampler, tmp_path: Path) -> None:
+    path = sampler.save_config(tmp_path / "scheduler")
+    assert path == tmp_path / "scheduler" / "scheduler_config.json"
+    again = Sampler.from_config(tmp_path)
+    assert type(again) is type(sampler)
+    assert again.config == sampler.config
+    assert [p.name for p in path.parent.iterdir()] == ["scheduler_config.json"]
+
+
+def test_what_a_file_holds(tmp_path: Path) -> None:
+    """What the network was trained for, always; other options where they differ; diffusers' names."""
+    path = DDIM(beta_schedule="cosine", prediction_type="v_prediction", clip_sample=False).save_config(
+        tmp_path
+    )
+    assert json.loads(path.read_text()) == {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_schedule": "squaredcos_cap_v2",
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "prediction_type": "v_prediction",
+        "clip_sample": False,
+    }
+
+
+def test_a_sampler_of_ones_own_keeps_its_parents_name() -> None:
+    class Mine(DDIM):
+        pass
+
+    assert Mine().config["_class_name"] == "DDIMScheduler"
+    assert type(Sampler.from_config({"_class_name": "DDIMScheduler"})) is DDIM
+    assert type(Mine.from_config({"_class_name": "DDIMScheduler"})) is Mine
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"neither scheduler_config.json nor scheduler/scheduler_config"
+    ):
+        Sampler.from_config(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"there is no sampler for _class_name 'VQDiffusionScheduler'.*'DDIMSch"
+    ):
+        Sampler.from_config(write(tmp_path, {"_class_name": "VQDiffusionScheduler"}))
+    with pytest.raises(ValueError, match="there is no sampler for _class_name None"):
+        Sampler.from_config({})
+    (tmp_path / "scheduler_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"scheduler_config.json: not JSON"):
+        Sampler.from_config(tmp_path)
+    with pytest.raises(ValueError, match="prediction_type must be one of"):
+        Sampler.from_config({**STABLE_DIFFUSION, "prediction_type": "noise"})
