@@ -26,7 +26,6 @@ DISTRIBUTIONS = (
     "minidiff",
     "numpy",
     "array-api-compat",
-    "safetensors",
     "ml_dtypes",
     "pillow",
     "tqdm",

@@ -13,7 +13,7 @@ import numpy as np
 
 from minidiff import Generator, cli, images
 from minidiff.checkpoints import load_model, read_diffusion
-from minidiff.diffusion import SAMPLERS
+from minidiff.diffusion import SAMPLERS, make_sampler
 from minidiff.files import atomic_path
 
 
@@ -54,8 +54,10 @@ def main() -> None:
     backend = cli.choose_device(args.device)
     model, description = load_model(args.checkpoint, device=backend, weights=args.weights)
     diffusion = read_diffusion(description)
-    if args.steps > diffusion.schedule.num_train_timesteps:
-        raise cli.UsageError(f"--steps: at most {diffusion.schedule.num_train_timesteps}, got {args.steps}")
+    try:
+        make_sampler(args.sampler, diffusion.schedule).set_timesteps(args.steps)
+    except ValueError as error:
+        raise cli.UsageError(f"--steps: {error}") from None
     names, shape = description["class_names"], tuple(description["image_shape"])
     classes = cli.parse_labels(args.labels or f"0-{len(names) - 1}", len(names)) if names else []
     labels = np.repeat(np.asarray(classes, dtype=np.int64), args.per_label)
@@ -98,7 +100,7 @@ def main() -> None:
             rng=Generator(args.seed, backend),
             callback=lambda i, t, x, x0: frames.append(backend.to_numpy(x)),
         )
-        chosen = np.linspace(0, args.steps - 1, min(10, args.steps)).round().astype(int)
+        chosen = np.linspace(0, len(frames) - 1, min(10, len(frames))).round().astype(int)
         captions = [f"step {i + 1}" for i in chosen]
         images.save_png(args.save_strip, images.strip([frames[i] for i in chosen], column_captions=captions))
         print(f"strip: {args.save_strip}")

@@ -18,15 +18,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minidiff import models
-from minidiff.backend import Array, Backend, backend_of
+from minidiff.backend import Array, Backend
 from minidiff.diffusion import GaussianDiffusion
 from minidiff.files import atomic_folder, remove_leftovers
-from minidiff.random import Generator
+from minidiff.models.pretrained import load_weights, make_unset
+from minidiff.weights import CheckpointError, Weights, read_json, shown, write_file
 
 __all__ = [
+    "DESCRIPTION",
     "CheckpointError",
     "checkpoints_in",
     "find_checkpoint",
@@ -39,10 +39,6 @@ __all__ = [
 
 FORMAT = "minidiff checkpoint 1"
 DESCRIPTION = "checkpoint.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another kind; the message names the file."""
 
 
 def save_checkpoint(
@@ -59,29 +55,23 @@ def save_checkpoint(
     description : mapping
         What `checkpoint.json` holds: JSON values only.
     """
-    from safetensors.numpy import save_file
-
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, **description}, indent=2) + "\n"
     with atomic_folder(folder) as unfinished:
         for name, arrays in tensors.items():
-            host = {key: np.asarray(backend_of(a).to_numpy(a), order="C") for key, a in arrays.items()}
-            save_file(host, unfinished / f"{name}.safetensors")
+            write_file(unfinished / f"{name}.safetensors", arrays)
         (unfinished / DESCRIPTION).write_text(text, encoding="utf-8")
 
 
 def checkpoints_in(run: str | Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first; what a killed process left unfinished is deleted."""
-    parent = Path(run) / "checkpoints"
-    if not parent.is_dir():
-        return []
-    remove_leftovers(parent)
-    return sorted(p for p in parent.glob("step-*") if (p / DESCRIPTION).is_file())
+    """The complete checkpoints of a run, oldest first. Another process may be writing there."""
+    return sorted(p.parent for p in Path(run).glob(f"checkpoints/step-*/{DESCRIPTION}"))
 
 
 def keep_newest(run: str | Path, count: int) -> None:
-    """Delete all but the newest `count` checkpoints of a run."""
+    """Delete all but the newest `count` checkpoints of a run, and what killed processes left; for who writes there."""
+    remove_leftovers(Path(run) / "checkpoints")
     for old in checkpoints_in(run)[:-count]:
         shutil.rmtree(old)
 
@@ -115,60 +105,26 @@ def read_checkpoint(folder: str | Path) -> dict[str, Any]:
         If the file is missing, is not JSON, or is not a checkpoint's.
     """
     path = Path(folder) / DESCRIPTION
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path}: expected format {FORMAT!r}, found {found!r}")
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected format {FORMAT!r}, found {shown(content.get('format'))}")
     return content
 
 
-def read_tensors(folder: str | Path, name: str) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of one safetensors file of a checkpoint.
+def read_tensors(folder: str | Path, name: str) -> Weights:
+    """The arrays of one safetensors file of a checkpoint, as read-only views of the file's memory.
 
     Raises
     ------
     CheckpointError
         If the file is missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    path = Path(folder) / f"{name}.safetensors"
-    try:
-        arrays: dict[str, np.ndarray[Any, Any]] = load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from None
-    return arrays
+    return Weights(Path(folder) / f"{name}.safetensors")
 
 
 def describe_model(model: Any) -> dict[str, Any]:
-    """What `make_model` needs to make `model` again, without its parameters."""
+    """What `load_model` needs to make `model` again, without its parameters."""
     return {"type": type(model).__name__, **model.config}
-
-
-def make_model(description: Mapping[str, Any], device: str | Backend = "cpu") -> Any:
-    """A network from what `describe_model` said.
-
-    Raises
-    ------
-    CheckpointError
-        If no network has that name, or it does not take these arguments.
-    """
-    arguments = {key: value for key, value in description.items() if key != "type"}
-    kind = description.get("type")
-    if kind not in models.__all__:
-        raise CheckpointError(f"unknown model {kind!r}; this version has {', '.join(models.__all__)}")
-    try:
-        return getattr(models, str(kind))(**arguments, rng=Generator(0, device))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"model {kind} cannot be made from {arguments}: {error}") from None
 
 
 def read_diffusion(description: Mapping[str, Any]) -> GaussianDiffusion:
@@ -212,13 +168,16 @@ def load_model(
     """
     folder = find_checkpoint(path)
     description = read_checkpoint(folder)
-    if not isinstance(description.get("model"), dict):
+    arguments = description.get("model")
+    if not isinstance(arguments, dict):
         raise CheckpointError(f"{folder / DESCRIPTION}: describes no model")
-    model = make_model(description["model"], device)
-    try:
-        model.load_state_dict(read_tensors(folder, weights))
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{folder / weights}.safetensors: {error}") from None
+    kind, arguments = arguments.get("type"), {k: v for k, v in arguments.items() if k != "type"}
+    if kind not in models.__all__:
+        known = ", ".join(models.__all__)
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: unknown model {shown(kind)}; this version has {known}"
+        )
+    tensors = read_tensors(folder, weights)
+    model = make_unset(getattr(models, kind), arguments, tensors, device, where=folder / DESCRIPTION)
+    load_weights(model, tensors, where=tensors.paths[0])
     return model, description

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "UsageError",
     "add_arguments",
     "add_training_arguments",
+    "as_usage_error",
     "choose_device",
     "describe_run",
     "parse_labels",
@@ -83,8 +85,8 @@ def describe_run(args: argparse.Namespace, dataset: Dataset, diffusion: Gaussian
     }
 
 
-def train(trainer: Trainer, *, restart: bool) -> int:
-    """Train, or go on training, and say how it went.
+def train(trainer: Trainer, *, restart: bool, then: str | None = None) -> int:
+    """Train, or go on training, and say how it went, and what to do `then` (by default, to draw with sample.py).
 
     Returns
     -------
@@ -99,7 +101,7 @@ def train(trainer: Trainer, *, restart: bool) -> int:
         print(f"stopped at step {trainer.step} of {trainer.steps}; the same command goes on from here")
         return 130
     print(f"samples: {trainer.output_dir / 'samples'}")
-    print(f"next: python examples/sample.py --checkpoint {trainer.output_dir}")
+    print(f"next: {then or f'python examples/sample.py --checkpoint {trainer.output_dir}'}")
     return 0
 
 
@@ -145,6 +147,15 @@ def parse_labels(text: str, count: int) -> list[int]:
     if not labels or max(labels) >= count:
         raise UsageError(f"labels: {text!r} is not within 0 to {count - 1}")
     return labels
+
+
+@contextmanager
+def as_usage_error() -> Iterator[None]:
+    """What libraries call a ValueError inside is about what the user typed."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -113,6 +113,16 @@ def test_a_run_means_its_newest_checkpoint(tmp_path: Path) -> None:
     assert [p.name for p in checkpoints_in(tmp_path)] == ["step-00000003", "step-00000020"]
 
 
+def test_reading_leaves_what_another_process_is_writing(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoints" / "step-00000001")
+    unfinished = tmp_path / "checkpoints" / ".tmp-12345678"
+    unfinished.mkdir()
+    assert load_model(tmp_path)[1]["more"] == [1]
+    assert unfinished.is_dir()
+    keep_newest(tmp_path, 2)
+    assert not unfinished.exists()
+
+
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint here; expected checkpoint\.json"):
         find_checkpoint(tmp_path)
@@ -127,7 +137,7 @@ def test_missing(tmp_path: Path) -> None:
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("\ud800".encode("utf-8", "surrogatepass"), "not JSON"),
-        ("[1]", "found 'list'"),
+        ("[1]", "found a list"),
         ('{"format": "other"}', "found 'other'"),
         ('{"format": "minidiff checkpoint 1"}', "describes no model"),
         ('{"format": "minidiff checkpoint 1", "model": {"type": "os.system"}}', "unknown model 'os.system'"),
@@ -209,6 +219,8 @@ def test_kill_while_writing_leaves_whole_checkpoints(tmp_path: Path) -> None:
         assert step in (reported, reported + 1)
         for name in "ab":
             assert all((a == step).all() for a in read_tensors(found, name).values())
+        keep_newest(run, 2)
+        assert find_checkpoint(run) == found
         assert not list(run.rglob(".tmp-*"))
 
 

@@ -2,6 +2,7 @@
 
 from minidiff.models.simple_denoiser import SimpleDenoiser
 from minidiff.models.unet import UNet
+from minidiff.models.unet_2d import UNet2DModel
 from minidiff.nn import MLP
 
-__all__ = ["MLP", "SimpleDenoiser", "UNet"]
+__all__ = ["MLP", "SimpleDenoiser", "UNet", "UNet2DModel"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from minidiff import ops
-from minidiff.nn import Conv2d, Module
+from minidiff.models.pretrained import PretrainedModule
+from minidiff.nn import Conv2d
 from minidiff.random import Generator
 
 __all__ = ["SimpleDenoiser"]
 
 
-class SimpleDenoiser(Module):
+class SimpleDenoiser(PretrainedModule):
     """Convolutions channels-64-128, max-pooling, nearest-neighbour enlargement, convolutions 128-64-channels.
 
     Parameters

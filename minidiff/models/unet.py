@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from minidiff import ops
-from minidiff.autodiff import stop_gradient
-from minidiff.backend import Array, backend_of
+from minidiff.models.per_image import per_image
+from minidiff.models.pretrained import PretrainedModule
 from minidiff.nn import (
     Conv2d,
     CrossAttention,
@@ -16,7 +14,6 @@ from minidiff.nn import (
     Embedding,
     GroupNorm,
     Linear,
-    Module,
     ResBlock,
     SelfAttention,
     Upsample,
@@ -28,7 +25,7 @@ from minidiff.random import Generator
 __all__ = ["UNet"]
 
 
-class UNet(Module):
+class UNet(PretrainedModule):
     """A U-Net [1]_ that predicts noise (or the image, or v) from a noisy image and a time [2]_.
 
     Parameters
@@ -70,7 +67,7 @@ class UNet(Module):
         heads: int = 1,
         rng: Generator | None = None,
     ) -> None:
-        self.config: dict[str, Any] = {
+        self.config = {
             "in_channels": in_channels,
             "model_channels": model_channels,
             "out_channels": out_channels,
@@ -152,11 +149,11 @@ class UNet(Module):
 
     def _time(self, x: Any, timesteps: Any, labels: Any) -> Any:
         """The time embedding (N, 4 model_channels), with the class embedding added."""
-        t = timestep_embedding(_per_image(x, timesteps, "timesteps"), self.config["model_channels"])
+        t = timestep_embedding(per_image("UNet", x, timesteps, "timesteps"), self.config["model_channels"])
         h = self.time_mlp2(ops.silu(self.time_mlp1(ops.astype(t, x.dtype, copy=False))))
         if self.label_embedding is None:
             return h
-        classes = _per_image(x, self.null_label if labels is None else labels, "labels")
+        classes = per_image("UNet", x, self.null_label if labels is None else labels, "labels")
         return ops.add(h, ops.astype(self.label_embedding(classes), x.dtype, copy=False))
 
     def _check(self, x: Any, context: Any, labels: Any) -> None:
@@ -179,19 +176,3 @@ class UNet(Module):
             raise ValueError(
                 f"UNet: expected a context ({x.shape[0]}, L, {width}), got shape {tuple(context.shape)}"
             )
-
-
-def _per_image(x: Any, values: Any, name: str) -> Array:
-    """One number for all images, or a host list, or an array (N,) -> an array (N,) beside x."""
-    values = stop_gradient(values)
-    if isinstance(values, np.generic) or not hasattr(values, "shape"):
-        values = np.asarray(values)
-    if not values.shape:
-        values = ops.broadcast_to(values, tuple(x.shape[:1]))
-    if isinstance(values, np.ndarray):
-        values = backend_of(stop_gradient(x)).from_numpy(values)
-    if tuple(values.shape) != (x.shape[0],):
-        raise ValueError(
-            f"UNet: expected {x.shape[0]} {name}, one per image, got shape {tuple(values.shape)}"
-        )
-    return values

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from minidiff.autodiff import Parameter
 from minidiff.backend import Array, Backend, backend_of, get_backend
-from minidiff.ops.support import find_dtype
+from minidiff.ops.support import dtype_name, find_dtype
 
 __all__ = ["Module"]
 
@@ -45,24 +45,24 @@ class Module:
         """The plain arrays, on the parameters' device, under PyTorch's names and in its layouts."""
         return {name: p.data for name, p in self.parameters().items()}
 
+    def misfits(self, state: Mapping[str, Array]) -> list[str]:
+        """What keeps a state from being loaded, a line for each array; nothing if it fits."""
+        parameters = self.parameters()
+        missing = [f"missing {name} {p.shape}" for name, p in parameters.items() if name not in state]
+        unknown = [f"unknown {name} {tuple(state[name].shape)}" for name in state if name not in parameters]
+        wrong = [_misfit(p, state[name], name) for name, p in parameters.items() if name in state]
+        return missing + unknown + [line for line in wrong if line]
+
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Take over arrays of any library, in the device and dtype of the parameters.
 
         Raises
         ------
         ValueError
-            If names are missing or unknown, or shapes differ; nothing is changed then.
+            If names are missing or unknown, shapes differ, or numbers are not floating; nothing is changed then.
         """
         parameters = self.parameters()
-        problems = [f"missing {name} {p.shape}" for name, p in parameters.items() if name not in state]
-        problems += [
-            f"unknown {name} {tuple(a.shape)}" for name, a in state.items() if name not in parameters
-        ]
-        problems += [
-            f"{name} has shape {tuple(state[name].shape)}, expected {p.shape}"
-            for name, p in parameters.items()
-            if name in state and tuple(state[name].shape) != p.shape
-        ]
+        problems = self.misfits(state)
         if problems:
             shown = "\n  ".join(problems[:20]) + (
                 f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
@@ -84,10 +84,23 @@ class Module:
         return "\n".join([type(self).__name__, *_listing(self)])
 
 
+def _misfit(p: Parameter, array: Array, name: str) -> str:
+    """What keeps `array` from becoming a parameter's; nothing if it fits."""
+    backend_of(array)  # raises TypeError for what is no array
+    if tuple(array.shape) != p.shape:
+        return f"{name} has shape {tuple(array.shape)}, expected {p.shape}"
+    dtype = dtype_name(array.dtype)
+    return "" if "float" in dtype else f"{name} is {dtype}, expected floating numbers"
+
+
 def _moved(array: Array, backend: Backend, dtype: Any) -> Array:
     source = backend_of(array)
     if source is not backend:
-        array = backend.from_numpy(source.to_numpy(array))
+        host = source.to_numpy(array)
+        known = (
+            "float32" if dtype_name(host.dtype) == "bfloat16" else host.dtype
+        )  # few libraries take NumPy's
+        array = backend.from_numpy(host.astype(known, copy=False))
     return backend.xp.astype(array, find_dtype(backend.xp, dtype))
 
 

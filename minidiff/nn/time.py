@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from minidiff.autodiff import Parameter, stop_gradient
 from minidiff.backend import Array, backend_of
+from minidiff.nn import init
+from minidiff.nn.module import Module
+from minidiff.random import Generator
 
-__all__ = ["timestep_embedding"]
+__all__ = ["FourierFeatures", "timestep_embedding"]
 
 
-def timestep_embedding(timesteps: Any, width: int) -> Array:
+def timestep_embedding(
+    timesteps: Any, width: int, *, freq_shift: float = 1, flip_sin_to_cos: bool = False
+) -> Array:
     r"""Sines, then cosines, of time at `width / 2` frequencies [1]_.
 
-    .. math:: f_i = 10000^{-i / (w/2 - 1)}, \quad e = (\sin(t f_0), \dots, \cos(t f_0), \dots)
+    .. math:: f_i = 10000^{-i / (w/2 - s)}, \quad e = (\sin(t f_0), \dots, \cos(t f_0), \dots)
 
     Parameters
     ----------
@@ -21,6 +27,10 @@ def timestep_embedding(timesteps: Any, width: int) -> Array:
         Integers or floats, in training steps.
     width : int
         w, even.
+    freq_shift : float
+        s. With 1 the last frequency is 1/10000, with 0 one step short of it.
+    flip_sin_to_cos : bool
+        Cosines first.
 
     Returns
     -------
@@ -42,5 +52,38 @@ def timestep_embedding(timesteps: Any, width: int) -> Array:
     half = width // 2
     t = xp.astype(timesteps, xp.float64)
     i = xp.arange(half, dtype=xp.float64, device=t.device)
-    angles = t[:, None] * xp.exp(i * (-math.log(10000) / max(half - 1, 1)))[None, :]
-    return xp.astype(xp.concat((xp.sin(angles), xp.cos(angles)), axis=1), xp.float32)
+    angles = t[:, None] * xp.exp(i * (-math.log(10000) / ((half - freq_shift) or 1)))[None, :]
+    waves = (xp.sin(angles), xp.cos(angles))
+    return xp.astype(xp.concat(waves[::-1] if flip_sin_to_cos else waves, axis=1), xp.float32)
+
+
+class FourierFeatures(Module):
+    """Sines, then cosines, of the logarithm of a noise level at random frequencies, which are not trained [1]_.
+
+    The frequencies are in the state because a checkpoint must bring them. Their gradient is zero; an optimizer with
+    weight decay should not be given them.
+
+    Parameters
+    ----------
+    width : int
+        How many frequencies, normal with mean 0.
+    scale : float
+        Their standard deviation, in periods per e-fold of the noise level.
+    rng : Generator
+        Draws the frequencies; its device is where they live.
+
+    References
+    ----------
+    .. [1] Song et al., "Score-based generative modeling through stochastic differential equations", 2021,
+       arXiv:2011.13456, appendix C.2.
+    """
+
+    def __init__(self, width: int, *, scale: float = 16.0, rng: Generator) -> None:
+        self.weight = Parameter(init.normal(scale)((width,), rng))
+
+    def __call__(self, levels: Any) -> Array:
+        """(N,) -> (N, 2 width), float32; computed in float64, so that all libraries agree."""
+        xp = backend_of(levels).xp
+        frequencies = xp.astype(stop_gradient(self.weight), xp.float64)
+        angles = 2 * math.pi * xp.log(xp.astype(levels, xp.float64))[:, None] * frequencies[None, :]
+        return xp.astype(xp.concat((xp.sin(angles), xp.cos(angles)), axis=1), xp.float32)

@@ -1,0 +1,81 @@
+"""What samplers make of the same noise: a picture with a row for each sampler and a column for each number of steps.
+
+    python examples/compare_samplers.py --model FOLDER --samplers ddim,dpm-solver,unipc --steps 5,10,20,50
+
+--model is a pipeline as diffusers saves it. The samplers follow the folder's noise schedule. With --count, several
+images of each are shown side by side.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from minidiff import Generator, cli, images
+from minidiff.diffusion import SAMPLERS
+from minidiff.pipelines import generate, load_pipeline
+
+
+def arguments() -> argparse.Namespace:
+    """What the user typed."""
+    parser = argparse.ArgumentParser(description="Compare samplers on the same noise.")
+    number = "default: %(default)s"
+    parser.add_argument("--model", type=Path, required=True, help="a folder of diffusers")
+    cli.add_arguments(parser)
+    parser.add_argument(
+        "--samplers",
+        default="ddpm,ddim,euler,heun,pndm,dpm-solver,unipc",
+        help=f"of {', '.join(SAMPLERS)} ({number})",
+    )
+    parser.add_argument("--steps", default="5,10,20,50", help=number)
+    parser.add_argument("--count", type=cli.positive, default=2, help=f"images of each ({number})")
+    parser.add_argument(
+        "--label", type=int, default=0, help=f"of the first image; then counting up ({number})"
+    )
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help=f"towards the label; 1 is none ({number})"
+    )
+    parser.add_argument("--output", type=Path, default=Path("samplers.png"), help=number)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Draw."""
+    args = arguments()
+    names, steps = args.samplers.split(","), args.steps.split(",")
+    unknown = [name for name in names if name not in SAMPLERS]
+    if unknown or not all(step.isdecimal() and int(step) > 0 for step in steps):
+        raise cli.UsageError(
+            f"--samplers are {', '.join(SAMPLERS)} and --steps numbers, got {unknown or args.steps}"
+        )
+    backend = cli.choose_device(args.device)
+    pipeline = load_pipeline(args.model, device=backend)
+    classes = pipeline.model.null_label
+    labels = [(args.label + i) % classes for i in range(args.count)] if classes else None
+
+    rows = []
+    for name in names:
+        sampled = pipeline.with_sampler(name)
+        for step in steps:
+            with cli.as_usage_error():
+                drawn = generate(
+                    sampled,
+                    args.count,
+                    labels=labels,
+                    guidance=args.guidance,
+                    steps=int(step),
+                    generator=Generator(args.seed, backend),
+                    progress=True,
+                )
+            rows.append(backend.to_numpy(drawn))
+    # (samplers * steps, count, ...): the images of a cell lie side by side, so they are one wide image
+    cells = np.stack(rows)
+    wide = np.concatenate([cells[:, i] for i in range(args.count)], axis=-1)
+    captions = [f"{step} steps" for step in steps]
+    picture = images.grid(wide, len(steps), row_captions=names, column_captions=captions)
+    images.save_png(args.output, picture)
+    print(f"{len(names)} samplers: {args.output}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,197 @@
+"""A network and the sampler it is drawn from with: what all pipelines begin with, and the folder it lives in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from minidiff.backend import Array, Backend, backend_of
+from minidiff.diffusion import SAMPLERS, DiscreteSampler, Sampler
+from minidiff.files import atomic_folder
+from minidiff.models import UNet2DModel
+from minidiff.weights import CheckpointError, read_json, shown
+
+__all__ = ["Pipeline", "load_pipeline", "save_pipeline"]
+
+INDEX = "model_index.json"
+CLASSES = {"DDIMScheduler": "DDIMPipeline"}  # of diffusers, by scheduler; every other one is a DDPMPipeline's
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """A network and a sampler.
+
+    Parameters
+    ----------
+    model : callable
+        `model(x, t)`, or `model(x, t, labels=labels)`: a `models.UNet2DModel`, another module, or any function.
+    sampler : Sampler
+        With the schedule and prediction type that the network was trained for.
+    image_shape : tuple of int, optional
+        (C, H, W) of what is drawn. By default the network's `config` says it: `out_channels`, half of them if the
+        variance is learned, and `sample_size`.
+
+    Raises
+    ------
+    ValueError
+        If `image_shape` is needed.
+
+    Examples
+    --------
+    >>> from minidiff import Generator
+    >>> from minidiff.diffusion import DDIM
+    >>> from minidiff.pipelines import generate
+    >>> pipeline = Pipeline(lambda x, t: 0 * x, DDIM(), image_shape=(1, 8, 8))
+    >>> generate(pipeline, 3, steps=5, generator=Generator(0)).shape
+    (3, 1, 8, 8)
+    """
+
+    model: Any
+    sampler: Sampler
+    image_shape: tuple[int, int, int] = ()  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "image_shape", tuple(self.image_shape) or _image_shape(self.model, self.sampler)
+        )
+
+    @cached_property
+    def weights(self) -> list[Array]:
+        """The arrays of the network, none if it is a function."""
+        return list(self.model.state_dict().values()) if hasattr(self.model, "state_dict") else []
+
+    def with_sampler(self, name: str, **options: Any) -> Pipeline:
+        """The same network with another sampler.
+
+        Parameters
+        ----------
+        name : str
+            A key of `diffusion.SAMPLERS`.
+        **options
+            Of the sampler; what is not given here is as in the present one.
+
+        Raises
+        ------
+        ValueError
+            If no sampler has the name, or the network was not trained for a noise schedule.
+        """
+        if name not in SAMPLERS:
+            raise ValueError(f"unknown sampler {name!r}; samplers are {list(SAMPLERS)}")
+        if not isinstance(self.sampler, DiscreteSampler):
+            raise ValueError(f"{name!r} follows a noise schedule, and {self.sampler!r} has none; keep it")
+        return replace(self, sampler=SAMPLERS[name].from_config(self.sampler.config, **options))
+
+    @property
+    def backend(self) -> Backend | None:
+        """Where the network lives; None if it has no parameters."""
+        return backend_of(self.weights[0]) if self.weights else None
+
+
+def load_pipeline(
+    folder: str | Path, *, device: str | Backend = "cpu", dtype: str | None = None, variant: str | None = None
+) -> Pipeline:
+    """Read a folder of diffusers: `model_index.json`, `unet/`, `scheduler/`.
+
+    In older folders both parts lie beside the index; they are read, too.
+
+    Parameters
+    ----------
+    folder : str or Path
+    device : str or Backend
+        Where the parameters go.
+    dtype : str, optional
+        Of the parameters, in which the network then computes: "float32" by default, "float16" or "bfloat16".
+    variant : str, optional
+        "fp16" for `diffusion_pytorch_model.fp16.safetensors`.
+
+    Raises
+    ------
+    CheckpointError
+        If a part is missing, damaged, or of a kind that minidiff does not have.
+    """
+    folder = Path(folder)
+    index = read_json(folder / INDEX)
+    extra = [key for key, part in index.items() if _is_part(part) and key not in ("unet", "scheduler")]
+    if not _is_part(index.get("unet")) or not _is_part(index.get("scheduler")) or extra:
+        raise CheckpointError(
+            f"{folder / INDEX}: expected a pipeline of 'unet' and 'scheduler', found "
+            f"{shown(index.get('_class_name'))} of {[k for k, v in index.items() if _is_part(v)]}"
+        )
+    if index["unet"][1] != UNet2DModel.__name__:
+        raise CheckpointError(
+            f"{folder / INDEX}: there is no network {shown(index['unet'][1])} here, only UNet2DModel"
+        )
+    unet, scheduler = (
+        folder / part if (folder / part).is_dir() else folder for part in ("unet", "scheduler")
+    )
+    model = UNet2DModel.from_pretrained(unet, device=device, dtype=dtype, variant=variant)
+    try:
+        return Pipeline(model, Sampler.from_config(scheduler / "scheduler_config.json"))
+    except (TypeError, ValueError, OSError) as error:
+        raise CheckpointError(str(error)) from None
+
+
+def save_pipeline(
+    pipeline: Pipeline, folder: str | Path, *, dtype: str | None = None, variant: str | None = None
+) -> None:
+    """Write a folder that `load_pipeline` and diffusers read, all of it or nothing.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Its model must be a `models.UNet2DModel`.
+    folder : str or Path
+        If it is a pipeline already, its parts are replaced and its other files stay.
+    dtype, variant
+        See `UNet2DModel.save_pretrained`.
+
+    Raises
+    ------
+    FileExistsError
+        If `folder` holds something else.
+    TypeError
+        If the model has no folder to be read from.
+    """
+    folder = Path(folder)
+    if not isinstance(pipeline.model, UNet2DModel):
+        raise TypeError(f"save_pipeline: expected a UNet2DModel, got {type(pipeline.model).__name__}")
+    if folder.exists() and not (folder / INDEX).is_file() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder}: holds files, but no {INDEX}; give a new folder, or one of a pipeline"
+        )
+    scheduler = pipeline.sampler.config["_class_name"]
+    index = {
+        "_class_name": CLASSES.get(scheduler, "DDPMPipeline"),
+        "scheduler": ["diffusers", scheduler],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as unfinished:
+        if folder.exists():
+            kept = shutil.ignore_patterns("unet", "scheduler", INDEX, "diffusion_pytorch_model*")
+            shutil.copytree(folder, unfinished, ignore=kept, dirs_exist_ok=True)
+        pipeline.model.save_pretrained(unfinished / "unet", dtype=dtype, variant=variant)
+        pipeline.sampler.save_config(unfinished / "scheduler")
+        (unfinished / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_part(value: Any) -> bool:
+    """Whether a value of the index names a library and a class, and not [null, null]."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(name, str) for name in value)
+
+
+def _image_shape(model: Any, sampler: Sampler) -> tuple[int, int, int]:
+    config = getattr(model, "config", {})
+    size = config.get("sample_size")
+    if not size or not config.get("out_channels"):
+        raise ValueError(
+            f"Pipeline: the configuration of {type(model).__name__} does not say how large images are; "
+            "give image_shape=(C, H, W)"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    halves = 2 if str(getattr(sampler, "variance_type", "")).startswith("learned") else 1
+    return config["out_channels"] // halves, height, width
