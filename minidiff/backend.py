@@ -8,6 +8,7 @@ by device name, and installed packages answer through the entry-point group
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,6 +26,7 @@ __all__ = [
     "Rule",
     "available_backends",
     "backend_of",
+    "diagnosis",
     "get_backend",
     "is_array",
     "register_backend",
@@ -139,6 +141,23 @@ def get_backend(device: str | Backend) -> Backend:
             raise ValueError(f"{offers[name].value} offers device {name!r} but made {backend!r}")
         register_backend(backend)
     return _registered[device]
+
+
+def diagnosis(device: str) -> dict[str, Callable[[], str]]:
+    """What can be asked about `device`, usable or not: by name, functions that look at the machine.
+
+    The module of an offer may have `diagnose()` beside the function that makes the backend; this is what it returns.
+    Each function says in a few words what is there. It warns (`warnings.warn`) with what mends it where something
+    works badly, and raises BackendUnavailable where it does not work.
+
+    Raises
+    ------
+    ValueError
+        If two packages offer `device`.
+    """
+    offer = _offers().get(device.partition(":")[0])
+    module: Any = importlib.import_module(offer.module) if offer else None
+    return module.diagnose() if hasattr(module, "diagnose") else {}
 
 
 def backend_of(array: Array) -> Backend:

@@ -325,7 +325,7 @@ def test_the_command_leaves_out_what_is_not_installed(
     assert main(["--devices", "torch,cuda"]) == 0
     printed = capsys.readouterr().out
     assert "PyTorch arrays is left out: torch: import of torch halted" in printed
-    assert "CuPy is left out: CuPy cannot be imported" in printed
+    assert "CuPy is left out: " in printed  # for want of a driver, or of CuPy
 
 
 def test_the_command_fails_where_a_case_fails(capsys: pytest.CaptureFixture[str], with_kernel: Any) -> None:

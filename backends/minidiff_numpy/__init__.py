@@ -8,6 +8,7 @@ from array_api_compat import numpy as xp
 from minidiff.backend import Backend
 from minidiff_numpy.attention import scaled_dot_product_attention
 from minidiff_numpy.convolution import conv2d, conv_transpose2d
+from minidiff_numpy.diagnosis import diagnose
 from minidiff_numpy.elementwise import gelu, silu, softmax
 from minidiff_numpy.joining import add, concat
 from minidiff_numpy.lanes import set_num_threads
@@ -17,7 +18,7 @@ from minidiff_numpy.optimizer import adam, ema, momentum, sgd, square_sum
 from minidiff_numpy.random import random_normal, random_words
 from minidiff_numpy.resampling import upsample2d
 
-__all__ = ["backend", "set_num_threads"]
+__all__ = ["backend", "diagnose", "set_num_threads"]
 
 
 def backend() -> Backend:
