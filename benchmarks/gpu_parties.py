@@ -24,13 +24,11 @@ from minidiff.ops.support import find_dtype
 from minidiff.optim import Adam
 from minidiff.testing import Case, Input
 from minidiff.testing.arrays import is_floating, lay
-from minidiff_cupy.memory import address
 
 __all__ = [
     "Hosts",
     "Ours",
     "Party",
-    "activation_bytes",
     "arriving",
     "call",
     "drawn",
@@ -138,16 +136,6 @@ def unet_cases(backend: Backend, channels: int, batch: int, side: int) -> list[t
             case = Case(made.name, given, made.options, sequence=sequence)
             found[str(case)] = case, found.get(str(case), (case, 0))[1] + 1
     return list(found.values())
-
-
-def activation_bytes(backend: Backend, channels: int, side: int) -> int:
-    """Of all that the U-Net computes from one image and then computes with, views counted once."""
-    model = network(backend, channels)
-    x, t, _ = images(1, side)
-    calls = op_calls(lambda: model(backend.from_numpy(x), backend.from_numpy(t)))
-    arrays = {address(a): a for made in calls for a in made.arrays}
-    weights = {address(p.data) for p in model.parameters().values()}
-    return sum(a.nbytes for where, a in arrays.items() if where not in weights)
 
 
 def _input(x: Any) -> Any:

@@ -112,7 +112,7 @@ class PyTorch:
         """See `Party`; equation 12 of arXiv:2010.02502 without fresh noise, as `minidiff.diffusion.DDIM` has it."""
         network, sampler = self._network(dtype), DDIM()
         sampler.set_timesteps(steps)
-        timesteps = sampler.timesteps
+        timesteps = [int(t) for t in sampler.timesteps]
         alpha_bars = [*map(float, sampler.schedule.alphas_cumprod[timesteps]), 1.0]
         start = self._tensor(noise, dtype, True)
 

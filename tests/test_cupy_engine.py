@@ -1,7 +1,4 @@
-"""What stands between kernels and a GPU: the backend's complaints, NVRTC, and launches by a CuPy that is not there.
-
-The compiler is the real one where CuPy is installed; it needs no driver.
-"""
+"""The backend of CUDA with a CuPy that is not there: its complaints, its devices, and launches."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,11 @@ import array_api_compat
 import numpy as np
 import pytest
 
+import minidiff_cupy
 from minidiff.backend import Backend, BackendUnavailable
-from minidiff_cupy import backend, engine, sources
-from tests.simt import nvrtc as budgets
-from tests.simt.nvrtc import Instance
+from minidiff_cupy import backend, diagnosis, engine, sources
 
-ROOT = Path(__file__).parent.parent
+XP = types.ModuleType("xp")
 
 
 class CUDARuntimeError(RuntimeError):
@@ -90,21 +87,27 @@ def cupy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
     runtime = types.SimpleNamespace(
         getDeviceCount=count,
-        driverGetVersion=lambda: cupy.driver,
         runtimeGetVersion=lambda: 12090,
         CUDARuntimeError=CUDARuntimeError,
     )
     cuda = types.ModuleType("cupy.cuda")
     cuda.nvrtc = types.SimpleNamespace(getVersion=lambda: (12, 9))  # type: ignore[attr-defined]
     cuda.runtime, cuda.Device = runtime, Device  # type: ignore[attr-defined]
+    pathfinder = types.ModuleType("cuda.pathfinder")
+    pathfinder.find_nvidia_header_directory = lambda name: "/usr/include"  # type: ignore[attr-defined]
     cupy.cuda, cupy.ndarray, cupy.RawModule = cuda, Array, load  # type: ignore[attr-defined]
     cupy.asarray, cupy.asnumpy = lambda host: Array(Device.current), np.asarray  # type: ignore[attr-defined]
     namespace = types.ModuleType("array_api_compat.cupy")
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
+    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", pathfinder)
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", namespace)
     monkeypatch.setattr(array_api_compat, "cupy", namespace, raising=False)
     monkeypatch.setattr(engine, "_engines", {})
+    monkeypatch.setattr(diagnosis, "driver_version", lambda: cupy.driver)
+    monkeypatch.setattr(diagnosis, "CONTAINER", ())
+    monkeypatch.setattr(diagnosis, "LOADED_DRIVER", tmp_path / "none")
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(Device, "current", 0)
     monkeypatch.delitem(sys.modules, "minidiff_cupy.gpu", raising=False)
@@ -115,7 +118,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 # --- the backend -----------------------------------------------------------------------------------------
 
 
-def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cupy(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(
         BackendUnavailable, match=r"CuPy cannot be imported .*pip install 'minidiff\[cuda12\]'"
@@ -172,9 +175,97 @@ def test_a_numbered_device_becomes_the_current_one(cupy: Any) -> None:
     assert second.device == "cuda:1"
     assert Device.current == 1
     assert made.numbered(0).from_numpy(np.ones(1)).device.id == 0
+    assert Device.current == 0
     assert second.from_numpy(np.ones(1)).device.id == 1
     with pytest.raises(BackendUnavailable, match=r"no cuda:2: .* 2 GPU\(s\); use one of cuda:0 to cuda:1"):
         made.numbered(2)
+
+
+# --- several devices -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The device that was current at each part of the only rule of the table."""
+    seen: list[int] = []
+
+    def gradient() -> None:
+        seen.append(Device.current)
+
+    def rule(*arguments: Any, **options: Any) -> Any:
+        seen.append(Device.current)
+
+        def vjp(dy: Any) -> Any:
+            seen.append(Device.current)
+            return None, gradient
+
+        return "y", vjp
+
+    monkeypatch.setattr(minidiff_cupy, "KERNELS", {"rule": rule})
+    return seen
+
+
+@pytest.mark.parametrize("number", [None, 0, 1])
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_rule_and_its_gradients_run_where_the_arrays_are(
+    cupy: Any, seen: list[int], where: int, number: int | None
+) -> None:
+    made = backend()
+    assert made.numbered is not None
+    made = made if number is None else made.numbered(number)
+    Device(1 - where).use()
+    x = Array(where)
+    for arguments in ((XP, x), (XP, 2.0, x), (XP, [(None, x)], Array(1 - where)), (XP, {"w": [x]})):
+        y, vjp = made.kernels["rule"](*arguments, option=1)
+        nothing, gradient = vjp(x)
+        assert (y, nothing, gradient()) == ("y", None, None)
+        assert seen == [where] * 3
+        seen.clear()
+    assert Device.current == 1 - where
+
+
+def test_without_arrays_it_is_the_backends_device(cupy: Any, seen: list[int]) -> None:
+    made = backend()
+    assert made.numbered is not None
+    second = made.numbered(1)
+    for current in (0, 1):
+        Device(current).use()
+        for each in (made, second):
+            _, vjp = each.kernels["rule"](XP, 3)
+            vjp(4)
+        assert seen == [current, current, 1, 1]
+        seen.clear()
+
+
+def test_what_a_kernel_returns_that_is_no_rule(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = Array(1)
+    results = {"none": NotImplemented, "one": x, "rows": [(x, x), (x, None)]}
+    monkeypatch.setattr(minidiff_cupy, "KERNELS", {k: lambda xp, x, v=v: v for k, v in results.items()})
+    made = backend()
+    assert {name: rule(XP, x) for name, rule in made.kernels.items()} == results
+
+
+def test_compiled_functions_run_where_their_arrays_are(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    guarded: list[Any] = []
+
+    @contextmanager
+    def explained(given: Any) -> Iterator[None]:
+        guarded.append(given)
+        yield
+
+    monkeypatch.setattr(minidiff_cupy, "explained", explained)
+    made = backend()
+    double = made.compile(lambda x, more: (Device.current, x, more))
+    x = Array(1)
+    x.shape, x.dtype, x.strides, x.ndim = (), np.dtype("float32"), (), 0  # type: ignore[attr-defined]
+    assert double([x], 3) == (1, [x], 3)
+    assert guarded == [cupy]
+    assert Device.current == 0
+
+
+def test_with_one_device_nothing_is_placed(cupy: Any) -> None:
+    cupy.gpus = 1
+    assert backend().kernels == minidiff_cupy.KERNELS
 
 
 def test_the_table_of_kernels_needs_no_cupy() -> None:
@@ -201,16 +292,14 @@ def compiled(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-XP = types.ModuleType("xp")
-
-
 def test_a_kernel_is_compiled_once_for_each_device_and_kept_on_disk(cupy: Any, compiled: list[Any]) -> None:
     kernel = engine.load(XP, "sums.cu", "k<float>", "-DX=1")
     assert engine.load(XP, "sums.cu", "k<float>", "-DX=1") is kernel
     assert compiled == []  # nothing is compiled before it is needed
     first, second = Array(0), Array(1)
     for x in (first, first, second, first):
-        kernel((3, 2), (32,), (x, None, np.int32(5)), shared_mem=16)
+        with x.device:
+            kernel((3, 2), (32,), (x, None, np.int32(5)), shared_mem=16)
     assert compiled == [("sums.cu", "k<float>", "sm_90a", ("-DX=1",))]
     assert [raw.name for raw in cupy.raws] == ["_Z1k", "_Z1k"]
     assert [raw.path.read_bytes() for raw in cupy.raws] == [b"code", b"code"]
@@ -248,127 +337,3 @@ def test_shared_memory_above_48_kib_is_asked_for(cupy: Any, compiled: list[Any])
 def test_what_the_device_is(cupy: Any) -> None:
     assert engine.multiprocessors(XP) == 132
     assert engine.capability(XP) == 90
-
-
-# --- the compiler ----------------------------------------------------------------------------------------
-
-
-def test_what_a_gpu_is_compiled_for() -> None:
-    from minidiff_cupy.nvrtc import target
-
-    known = (75, 80, 86, 89, 90, 100, 120)
-    expected = {
-        75: "sm_75",
-        87: "sm_86",
-        90: "sm_90a",
-        100: "sm_100",
-        103: "sm_100",
-        121: "sm_120",
-        130: "compute_120",
-    }
-    assert {c: target(c, known) for c in expected} == expected
-    assert target(90, (75, 80, 89)) == "compute_89"
-
-
-def test_a_source_is_read_with_its_headers(tmp_path: Path) -> None:
-    (tmp_path / "a.cu").write_text('#include "b.cuh"\n#include <cuda.h>\nkernel')
-    (tmp_path / "b.cuh").write_text('#pragma once\n  #include "c.cuh"')
-    (tmp_path / "c.cuh").write_text('#pragma once\n#include "b.cuh"')
-    assert set(sources.read("a.cu", tmp_path)) == {"a.cu", "b.cuh", "c.cuh"}
-
-
-@pytest.fixture
-def nvrtc() -> Any:
-    """The real one."""
-    pytest.importorskip("cupy", reason="NVRTC comes with minidiff[cuda12]", exc_type=ImportError)
-    nvrtc = importlib.import_module("minidiff_cupy.nvrtc")
-    try:
-        nvrtc.version()
-    except RuntimeError as error:
-        pytest.skip(f"NVRTC comes with minidiff[cuda12]: {error}")
-    return nvrtc
-
-
-KERNEL = """#include "numbers.cuh"
-template <class T> __global__ void spill(T* y) {
-    float x[LENGTH];
-    for (int i = 0; i < LENGTH; ++i) x[i] = to_float(y[i * 256]);
-    for (int k = 0; k < 9; ++k)
-        for (int i = 0; i < LENGTH; ++i) x[i] = x[i] * x[(i + 7) % LENGTH] + k;
-    for (int i = 0; i < LENGTH; ++i) y[i * 256] = from_float<T>(x[i]);
-}
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of kernels with one that takes as many registers as it is told."""
-    (tmp_path / "numbers.cuh").write_text((sources.FOLDER / "numbers.cuh").read_text())
-    (tmp_path / "spill.cu").write_text(KERNEL)
-    return tmp_path
-
-
-@pytest.mark.parametrize("target", ["sm_75", "sm_80", "sm_90a"])
-@pytest.mark.parametrize("type_", ["float", "half", "bfloat16"])
-def test_numbers_compile(nvrtc: Any, folder: Path, target: str, type_: str) -> None:
-    binary = nvrtc.compile("spill.cu", [f"spill<{type_}>"], target, ("-DLENGTH=4",), folder)
-    assert binary.code.startswith(b"\x7fELF")
-    assert binary.names[f"spill<{type_}>"].startswith("_Z5spill")
-
-
-def test_ptx_for_a_gpu_of_the_future(nvrtc: Any, folder: Path) -> None:
-    assert (
-        b".target sm_90"
-        in nvrtc.compile("spill.cu", ["spill<float>"], "compute_90", ("-DLENGTH=4",), folder).code
-    )
-
-
-def test_an_error_names_file_kernel_and_line(nvrtc: Any, folder: Path) -> None:
-    (folder / "spill.cu").write_text(KERNEL.replace("float x", "floating x"))
-    with pytest.raises(
-        nvrtc.CompilationError, match=r"(?s)^spill.cu: NVRTC cannot compile spill<half> for sm_80"
-    ) as e:
-        nvrtc.compile("spill.cu", ["spill<half>"], "sm_80", ("-DLENGTH=4",), folder)
-    assert 'spill.cu(3): error: identifier "floating" is undefined' in str(e.value)
-
-
-# --- budgets ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def topic(nvrtc: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A topic of one kernel; the folder with its budget."""
-    monkeypatch.setattr(budgets, "HERE", folder)
-    monkeypatch.setattr(budgets, "topics", lambda: ["spills"])
-    monkeypatch.setattr(budgets, "known_targets", lambda: ["sm_80"])
-    monkeypatch.setattr(
-        budgets, "instances", lambda topic: [Instance("spill.cu", "spill<float>", ("-DLENGTH=300",))]
-    )
-    compile = nvrtc.compile
-    monkeypatch.setattr(nvrtc, "compile", lambda *arguments: compile(*arguments, folder))
-    (folder / "budgets").mkdir()
-    return folder / "budgets" / "spills.json"
-
-
-def test_a_kernel_may_use_what_was_written_down_and_no_more(
-    topic: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert budgets.main(["all"]) == 1
-    assert "no budget" in capsys.readouterr().out
-    assert budgets.main(["spills", "--write"]) == 0
-    assert budgets.main(["spills"]) == 0
-    text = topic.read_text()
-    registers, spilled = map(int, re.findall(r"\[(\d+), (\d+)\]", text)[0])
-    assert registers == 255
-    assert spilled > 0
-    for less in (f"[{registers - 1}, {spilled}]", f"[{registers}, {spilled - 1}]"):
-        topic.write_text(text.replace(f"[{registers}, {spilled}]", less))
-        assert budgets.main(["spills"]) == 1
-        assert f"[255, {spilled}], above {less}" in capsys.readouterr().out
-
-
-def test_serialized_wgmma_is_a_complaint(topic: Path, nvrtc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = "Potential Performance Loss: wgmma.mma_async instructions are serialized\nUsed 9 registers"
-    monkeypatch.setattr(nvrtc, "compile", lambda *arguments: nvrtc.Binary(b"", {}, log))
-    assert budgets.main(["spills", "--write"]) == 1
-    assert budgets.main(["spills"]) == 1

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from array_api_compat import numpy as host
 
+from minidiff import ops
 from minidiff.backend import Backend
-from minidiff_cupy import elementwise, resampling, sums
+from minidiff_cupy import elementwise, engine, resampling, sums
 from minidiff_cupy.embedding import embedding
 from minidiff_cupy.softmax import log_softmax, softmax
 from tests import simt
+from tests.simt import namespace
 from tests.simt_comparison import LAYOUTS, compare, normal, on_device, run
 
 HALF = ("float16", "bfloat16")
@@ -131,6 +134,30 @@ def test_long_sums_are_split(simt_backend: Backend, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sums, "_LEAST", 8)
     x1, x2 = normal(1, 5, 9, 9, layout="channels last"), normal(1, 5, 1, 1)
     compare(simt_backend, elementwise.add, "add", x1, x2, layout="channels last")
+
+
+# --- limits ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", *HALF])
+@pytest.mark.parametrize(("low", "high"), [(-0.3, 0.7), (None, 0.7), (-0.3, None), (0, 1), (0.5, 0.5)])
+def test_clip(simt_backend: Backend, low: float | None, high: float | None, dtype: str) -> None:
+    x = normal(2, 8, 3, 5, dtype=dtype, layout="channels last")
+    x[0, 0, 0, :2] = [0.7, -0.3]  # the gradient at a limit passes, and it is the number as x has it
+    exact = [limit if limit is None else float(x.dtype.type(limit)) for limit in (low, high)]
+    compare(simt_backend, elementwise.clip, "clip", x, *exact, layout="channels last")
+    given = on_device(simt_backend, x)
+    y, vjp = elementwise.clip(simt_backend.xp, given, low, high)
+    expected, expected_vjp = ops.clip.rule(host, x, low, high)
+    np.testing.assert_array_equal(simt_backend.to_numpy(y), expected)
+    np.testing.assert_array_equal(simt_backend.to_numpy(vjp(given)[0]), expected_vjp(x)[0])
+
+
+def test_what_is_no_number_is_not_clipped_and_has_no_gradient(simt_backend: Backend) -> None:
+    x = on_device(simt_backend, np.array([np.nan, np.inf, -np.inf], np.float32))
+    y, vjp = elementwise.clip(simt_backend.xp, x, -1.0, None)
+    np.testing.assert_array_equal(simt_backend.to_numpy(y), [np.nan, np.inf, -1])
+    np.testing.assert_array_equal(simt_backend.to_numpy(vjp(simt_backend.xp.ones_like(x))[0]), [0, 1, 0])
 
 
 # --- concat and pad --------------------------------------------------------------------------------------
@@ -260,6 +287,21 @@ def test_an_index_outside_the_table(simt_backend: Backend, index: int) -> None:
         embedding(simt_backend.xp, indices, weight)
 
 
+@pytest.mark.parametrize("dtype", ["float32", *HALF])
+def test_an_index_outside_the_table_in_a_graph(
+    simt_backend: Backend, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """Nobody can raise then, so the row must show it; memory is full of zeros before."""
+    monkeypatch.setattr(namespace, "empty", namespace.zeros)
+    weight = normal(6, 45, dtype=dtype)
+    indices = on_device(simt_backend, np.array([0, -1, 5, 6, 3]))
+    with engine.capture():
+        y, _ = embedding(simt_backend.xp, indices, on_device(simt_backend, weight))
+    rows = simt_backend.to_numpy(y).astype(np.float32)
+    assert np.isnan(rows[[1, 3]]).all()
+    np.testing.assert_array_equal(rows[[0, 2, 4]], weight[[0, 5, 3]].astype(np.float32))
+
+
 # --- what is not served ----------------------------------------------------------------------------------
 
 
@@ -269,6 +311,8 @@ def test_an_index_outside_the_table(simt_backend: Backend, index: int) -> None:
         (elementwise.silu, "silu", (normal(2, 3).astype(np.float64),)),
         (elementwise.add, "add", (normal(2, 3), normal(2, 3).astype(np.float16))),
         (elementwise.add, "add", (np.arange(3), 2)),
+        (elementwise.clip, "clip", (normal(2, 3), 1.0, 0.0)),
+        (elementwise.clip, "clip", (normal(2, 3), normal(3), None)),
         (elementwise.divide, "divide", (normal(2, 3), normal(2, 3))),
         (elementwise.square, "square", (normal(1, 1, 1, 1, 1, 1, 1),)),
         (resampling.upsample2d, "upsample2d", (normal(1, 1, 2, 2).astype(np.float64), 2)),

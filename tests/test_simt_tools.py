@@ -1,8 +1,11 @@
-"""The tools around the emulator: its folder of compiled kernels, and the verdicts on planted bugs."""
+"""The tools around the emulator: its folder of compiled kernels, AddressSanitizer, and the verdicts on planted bugs."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,10 @@ from typing import Any
 import pytest
 
 from tests.simt import emulator, mutate
+from tests.simt.emulator import sanitized
+from tests.simt.mutants import placement
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_libraries_nobody_used_for_long_are_removed_and_the_oldest_of_too_many(
@@ -58,14 +65,71 @@ def test_verdicts_on_planted_bugs(
         return status, log
 
     monkeypatch.setattr(mutate, "run_tests", run_tests)
-    assert mutate.main(["sampling"]) == exit_status
+    assert mutate.main(["linear_combination"]) == exit_status
     lines = capsys.readouterr().out.splitlines()
-    bugs = sum(line.startswith(f"{verdict} sampling.cu: ") for line in lines)
+    bugs = sum(line.startswith(f"{verdict} linear_combination.cu: ") for line in lines)
     assert bugs >= 5
     assert lines[-1] == f"{bugs * exit_status} of {bugs} survive"
 
 
 def test_a_bug_that_cannot_be_planted_any_more_survives() -> None:
-    found, line = mutate.examine("sampling", "sampling.cu", "no such text", "")
+    found, line = mutate.examine("linear_combination", "linear_combination.cu", "no such text", "")
     assert not found
-    assert line.startswith("CANNOT BE PLANTED sampling.cu has the text 0 times")
+    assert line.startswith("CANNOT BE PLANTED linear_combination.cu has the text 0 times")
+
+
+@pytest.mark.parametrize(("new", "found"), [("WHICH of several", True), ("Which of several", False)])
+def test_a_bug_in_a_file_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: str, found: bool
+) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "def test_it():\n    from minidiff_cupy import KERNELS, placement\n    assert 'Which' in placement.__doc__\n"
+    )
+    monkeypatch.setattr(placement, "TESTS", [str(test)])
+    result = mutate.examine("placement", "minidiff_cupy/placement.py", "Which of several", new)
+    assert result[0] is found
+    assert result[1].startswith("found" if found else "SURVIVES")
+
+
+OUTSIDE = """
+import sys
+import numpy as np
+sys.path[:0] = [{root!r}, {backends!r}]
+from pathlib import Path
+from tests.simt import namespace as xp
+from tests.simt.emulator import Emulator
+y = xp.empty(100, dtype=np.float32)
+Emulator(Path({folder!r})).load("k.cu", "k", ())((1,), (64,), (y,), shared_mem=64)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("y[threadIdx.x + 37] = 1;", "heap-buffer-overflow"),
+        ("__shared__ float a[63];\nfloat* b = a; b[threadIdx.x] = 1; y[0] = b[0];", "global-buffer-overflow"),
+        ("extern __shared__ float a[];\na[threadIdx.x % 17] = 1; y[0] = a[0];", "use-after-poison"),
+        ("float a[4], *b = a;\nfor (int i = 0; i < 4 + threadIdx.x % 2; ++i) b[i] = i; y[0] = b[1];", "stack-buffer"),
+        ("__syncthreads(); y[threadIdx.x] = 1;", ""),
+    ],
+)  # fmt: skip
+def test_address_sanitizer_finds_what_lies_outside(tmp_path: Path, body: str, error: str) -> None:
+    if sanitized():
+        pytest.skip("already under AddressSanitizer")
+    (tmp_path / "k.cu").write_text(f"__global__ void k(float* y) {{\n{body} }}\n")
+    script = OUTSIDE.format(root=str(ROOT), backends=str(ROOT / "backends"), folder=str(tmp_path))
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, "-m", "tests.simt.asan", "--script", str(tmp_path / "script.py")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode != 0) == bool(error), done.stderr[-2000:]
+    assert error in done.stderr
+    assert not error or "k.cu:" in done.stderr
+
+
+def test_planted_bugs_stand_in_the_kernels_once(tmp_path: Path) -> None:
+    for topic in mutate.topics():
+        mutants = importlib.import_module(f"tests.simt.mutants.{topic}").MUTANTS
+        for number, (file, old, new) in enumerate(mutants):
+            assert old != new
+            mutate.plant(tmp_path / f"{topic}{number}", file, old, new)

@@ -27,8 +27,8 @@ _AXES = {
 _INDEX = {"int32": "int", "int64": "long long"}
 
 
-def elementwise(xp: Any, function: str, y: Array, a: Array, b: Any = None, number: float = 0.0) -> Array:
-    """Let y = function(a, b, number), with a and b broadcast to the shape of y.
+def elementwise(xp: Any, function: str, y: Array, a: Array, b: Any = None, *numbers: float) -> Array:
+    """Let y = function(a, b, *numbers), with a and b broadcast to the shape of y.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ def elementwise(xp: Any, function: str, y: Array, a: Array, b: Any = None, numbe
         Written to; of up to six axes, with any strides.
     a, b : array
         Of the dtype of y.
-    number : float
+    *numbers : float
+        Up to two.
     """
     if y.size:
         arrays = (y, a) if b is None else (y, a, b)
@@ -46,10 +47,9 @@ def elementwise(xp: Any, function: str, y: Array, a: Array, b: Any = None, numbe
         width, count, index, vectors, axes = _plan(described, y.dtype.itemsize)
         name = f"elementwise<{function}, {type_of(y)}, {width}, {count}, {_INDEX[index]}>"
         blocks = min(-(-vectors // _THREADS), _BLOCKS * engine.multiprocessors(xp))
-        size = np.dtype(index).type(vectors)
-        engine.load(xp, "elementwise.cu", name)(
-            (blocks,), (_THREADS,), (y, a, b, np.float32(number), size, axes)
-        )
+        first, second = map(np.float32, (*numbers, 0.0, 0.0)[:2])
+        arguments = (y, a, b, first, second, np.dtype(index).type(vectors), axes)
+        engine.load(xp, "elementwise.cu", name)((blocks,), (_THREADS,), arguments)
     return y
 
 
@@ -100,14 +100,14 @@ def _possible(*arrays: Any) -> bool:
     return served(*arrays) and all(a.ndim <= _MOST_AXES for a in arrays)
 
 
-def _new(xp: Any, function: str, a: Array, b: Any = None, number: float = 0.0) -> Array:
+def _new(xp: Any, function: str, a: Array, b: Any = None, *numbers: float) -> Array:
     """The function's value, in the order of memory of the first operand that has its shape."""
     shape = tuple(a.shape) if b is None else np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
     order = next(
         (memory_order(x) for x in (a, b) if x is not None and tuple(x.shape) == shape),
         tuple(range(len(shape))),
     )
-    return elementwise(xp, function, empty_in_order(xp, shape, order, a.dtype), a, b, number)
+    return elementwise(xp, function, empty_in_order(xp, shape, order, a.dtype), a, b, *numbers)
 
 
 def dense(xp: Any, x: Array) -> Array:
@@ -163,6 +163,17 @@ def gelu(xp: Any, x: Any, *, approximate: str | None) -> Any:
     return _function("Gelu" if approximate is None else "GeluTanh", xp, x)
 
 
+def clip(xp: Any, x: Any, min: Any, max: Any) -> Any:
+    """See `minidiff.ops.clip`; for limits that are numbers in their order."""
+    if not _possible(x) or not all(_is_number(limit) or limit is None for limit in (min, max)):
+        return NotImplemented
+    low, high = -math.inf if min is None else min, math.inf if max is None else max
+    if low > high:
+        return NotImplemented
+    limits = [float(x.dtype.type(limit)) for limit in (low, high)]  # as arrays of that type have them
+    return _new(xp, "Clip", x, None, *limits), lambda dy: (_new(xp, "PullClip", x, dy, *limits),)
+
+
 # --- arithmetic ------------------------------------------------------------------------------------------
 
 
@@ -175,9 +186,9 @@ def _value(xp: Any, function: str, reflected: str, x1: Any, x2: Any) -> Any:
     if not _possible(*(x for x in (x1, x2) if not _is_number(x))):
         return None
     if _is_number(x1):
-        return _new(xp, reflected, x2, number=x1)
+        return _new(xp, reflected, x2, None, x1)
     if _is_number(x2):
-        return _new(xp, f"{function}Number", x1, number=x2)
+        return _new(xp, f"{function}Number", x1, None, x2)
     return _new(xp, function, x1, x2)
 
 
@@ -198,7 +209,7 @@ def subtract(xp: Any, x1: Any, x2: Any) -> Any:
     y, s1, s2 = _value(xp, "Subtract", "SubtractFromNumber", x1, x2), _shape(x1), _shape(x2)
     if y is None:
         return NotImplemented
-    return y, lambda dy: (lambda: sum_to(xp, dy, s1), lambda: _scaled(xp, sum_to(xp, dy, s2), -1.0))
+    return y, lambda dy: (lambda: sum_to(xp, dy, s1), lambda: scaled(xp, sum_to(xp, dy, s2), -1.0))
 
 
 def multiply(xp: Any, x1: Any, x2: Any) -> Any:
@@ -207,9 +218,9 @@ def multiply(xp: Any, x1: Any, x2: Any) -> Any:
     if y is None:
         return NotImplemented
     if _is_number(x2):  # there is no array worth remembering
-        return y, lambda dy: (_scaled(xp, dy, x2),)
+        return y, lambda dy: (scaled(xp, dy, x2),)
     if _is_number(x1):
-        return y, lambda dy: (None, _scaled(xp, dy, x1))
+        return y, lambda dy: (None, scaled(xp, dy, x1))
 
     def pull(dy: Array, other: Array, shape: tuple[int, ...]) -> Array:
         return sum_to(xp, _new(xp, "Multiply", dy, other), shape)
@@ -221,18 +232,19 @@ def divide(xp: Any, x1: Any, x2: Any) -> Any:
     """See `minidiff.ops.divide`; by a number only."""
     if not _is_number(x2) or not _possible(x1):
         return NotImplemented
-    return _new(xp, "DivideNumber", x1, number=x2), lambda dy: (_new(xp, "DivideNumber", dy, number=x2),)
+    return _new(xp, "DivideNumber", x1, None, x2), lambda dy: (_new(xp, "DivideNumber", dy, None, x2),)
 
 
 def negative(xp: Any, x: Any) -> Any:
     """See `minidiff.ops.negative`."""
     if not _possible(x):
         return NotImplemented
-    return _scaled(xp, x, -1.0), lambda dy: (_scaled(xp, dy, -1.0),)
+    return scaled(xp, x, -1.0), lambda dy: (scaled(xp, dy, -1.0),)
 
 
-def _scaled(xp: Any, x: Array, number: float) -> Array:
-    return _new(xp, "MultiplyNumber", x, number=number)
+def scaled(xp: Any, x: Array, number: float) -> Array:
+    """`x` times a number, in its order of memory."""
+    return _new(xp, "MultiplyNumber", x, None, number)
 
 
 # --- moving elements -------------------------------------------------------------------------------------

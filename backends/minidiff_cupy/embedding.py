@@ -18,7 +18,7 @@ _HIGHEST = 65535  # blocks in y
 def embedding(xp: Any, indices: Any, weight: Any) -> Any:
     """See `minidiff.ops.embedding`; it waits for the GPU, to learn whether an index is outside the table.
 
-    While it is captured nobody can wait: what a replay makes of an index outside the table is not defined.
+    While it is captured nobody can wait: a replay makes a row of NaN where an index is outside the table.
     """
     rows, width = weight.shape
     if not served(weight) or not indices.size or not weight.size or max(indices.size, rows) >= LARGEST:

@@ -58,7 +58,7 @@ def load(xp: Any, file: str, name: str, *options: str) -> Kernel:
     callable
         `kernel(grid, block, args, shared_mem=0)`: tuples of up to three numbers of blocks and of threads; arrays
         of `xp`, None for a null pointer, and NumPy scalars of exactly the parameter's type; bytes of dynamic
-        shared memory. It is queued on the current stream, on the device of the arrays.
+        shared memory. It is queued on the current stream of the current device, where the arrays must be.
 
     Raises
     ------

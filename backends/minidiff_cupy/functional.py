@@ -5,7 +5,8 @@
 
     y = group_norm(conv2d(x, weight, bias, padding=1), groups=8, activation="silu")
 
-Images are (N, C, H, W). Results are channels-last in memory, and images that are go in without a copy.
+Images are (N, C, H, W). Results are channels-last in memory, and images that are go in without a copy. As CuPy's own
+functions do, they work on the current device.
 """
 
 from __future__ import annotations

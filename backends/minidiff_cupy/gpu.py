@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import cupy
 import numpy as np
 
-from minidiff_cupy import nvrtc, sources
+from minidiff_cupy import cache, nvrtc, sources
 
 __all__ = ["GPU"]
 
@@ -60,15 +57,14 @@ class _Kernel:
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
     ) -> None:
-        """Queue it on the current stream of the arrays' device."""
-        device = next((a.device for a in args if isinstance(a, cupy.ndarray)), None) or cupy.cuda.Device()
-        with device:
-            raw = self._raw.get(device.id)
-            if raw is None:
-                raw = self._raw[device.id] = _load(*self._identity, int(device.compute_capability))
-            if shared_mem > self._shared.get(device.id, _UNASKED):
-                raw.max_dynamic_shared_size_bytes = self._shared[device.id] = shared_mem
-            raw(grid, block, tuple(map(_argument, args)), shared_mem=shared_mem)
+        """Queue it on the current stream of the current device."""
+        device = cupy.cuda.Device()
+        raw = self._raw.get(device.id)
+        if raw is None:
+            raw = self._raw[device.id] = _load(*self._identity, int(device.compute_capability))
+        if shared_mem > self._shared.get(device.id, _UNASKED):
+            raw.max_dynamic_shared_size_bytes = self._shared[device.id] = shared_mem
+        raw(grid, block, tuple(map(_argument, args)), shared_mem=shared_mem)
 
 
 def _argument(a: Any) -> Any:
@@ -83,23 +79,10 @@ def _load(file: str, name: str, options: tuple[str, ...], capability: int) -> An
     target = nvrtc.target(capability, nvrtc.architectures())
     identity = [repr((nvrtc.version(), target, options, name)), *sorted(sources.read(file).items())]
     key = hashlib.sha256(repr(identity).encode()).hexdigest()
-    code, inside = _cache() / f"{key}.minidiff", _cache() / f"{key}.name"
+    folder = cache.folder()
+    code, inside = folder / f"{key}.minidiff", folder / f"{key}.name"
     if not code.exists():  # written last
         binary = nvrtc.compile(file, [name], target, options)
-        _write(inside, binary.names[name].encode())
-        _write(code, binary.code)
+        cache.write(inside, binary.names[name].encode())
+        cache.write(code, binary.code)
     return cupy.RawModule(path=str(code)).get_function(inside.read_text())
-
-
-def _cache() -> Path:
-    """CuPy's own folder for compiled kernels."""
-    folder = Path(os.environ.get("CUPY_CACHE_DIR", Path.home() / ".cupy" / "kernel_cache"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _write(path: Path, content: bytes) -> None:
-    """At once or not at all, since another process may read it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)

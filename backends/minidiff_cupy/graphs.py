@@ -13,7 +13,7 @@ then on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol, TypeAlias
 
@@ -22,6 +22,7 @@ from minidiff_cupy import engine
 from minidiff_cupy.alike import empty_alike
 from minidiff_cupy.copies import copy_all
 from minidiff_cupy.memory import Array, memory_order
+from minidiff_cupy.placement import arrays_in
 
 __all__ = ["Recorder", "StreamRecorder", "compiler"]
 
@@ -128,7 +129,7 @@ class _Compiled:
             if key not in self._graphs:
                 self._graphs[key] = self._captured(args)
             graph = self._graphs[key]
-            return self._fn(*args) if graph is None else graph(_arrays(args, self._array_type))
+            return self._fn(*args) if graph is None else graph(arrays_in(args, self._array_type))
 
     def _captured(self, args: Any) -> _Graph | None:
         try:
@@ -146,7 +147,7 @@ class _Graph:
         self._xp, self._array_type = xp, array_type
         self._recorder = recorder  # which holds the memory
         own = _replaced(args, array_type, lambda x: empty_alike(xp, x, x.dtype))
-        self._inputs = list(_arrays(own, array_type))
+        self._inputs = list(arrays_in(own, array_type))
         with engine.capture():
             self._launch, self._result = recorder.capture(lambda: _checked(fn(*own), array_type))
 
@@ -165,15 +166,6 @@ class _Graph:
 
 
 # --- nested tuples, lists and dicts of arrays ------------------------------------------------------------
-
-
-def _arrays(x: Any, array_type: type[Any]) -> Iterator[Array]:
-    """The arrays in it, in a fixed order."""
-    if isinstance(x, array_type):
-        yield x
-    elif isinstance(x, tuple | list | dict):
-        for child in x.values() if isinstance(x, dict) else x:
-            yield from _arrays(child, array_type)
 
 
 def _replaced(x: Any, array_type: type[Any], new: Callable[[Array], Any]) -> Any:

@@ -17,10 +17,10 @@ from minidiff_cupy import engine
 from minidiff_cupy.memory import LARGEST, Array, channels_first, channels_last, served, type_of, vector_width
 from minidiff_cupy.sums import sum_columns
 
-_FILE = "normalization.cu"
+_FILE, _GRADIENT = "normalization.cu", "normalization_gradient.cu"
 _HIGHEST = 65535  # blocks in y
 _SPLIT_THREADS = 256
-_IN_FLIGHT = 4  # as in normalization.cu
+_IN_FLIGHT = 4  # as in normalization.cuh
 _RESIDENT = 1024  # threads that a multiprocessor is sure to run at once
 
 # Rows held by a thread, and threads in a block, in the order of preference.
@@ -162,14 +162,14 @@ def _normalize(
         partial = xp.empty((1, grid[1] * plan.splits, 2 * channels), dtype=np.float32)
         arguments = (dy, x, mean, rstd, *affine)
         if plan.held:
-            kernel = engine.load(xp, _FILE, f"pull_held<{kind}, {v}, {plan.held}, {flags}>")
+            kernel = engine.load(xp, _GRADIENT, f"pull_held<{kind}, {v}, {plan.held}, {flags}>")
             kernel(grid, (plan.threads,), (dx, partial, *arguments), shared_mem=shared)
         else:
             split_rows = np.int32(plan.split_rows)
             pulls = xp.empty((images, groups, plan.splits, 2), dtype=np.float32)
-            kernel = engine.load(xp, _FILE, f"sums_of_splits<{kind}, {v}, {flags}>")
+            kernel = engine.load(xp, _GRADIENT, f"sums_of_splits<{kind}, {v}, {flags}>")
             kernel(grid, (plan.threads,), (pulls, partial, *arguments, split_rows), shared_mem=shared)
-            kernel = engine.load(xp, _FILE, f"pull_splits<{kind}, {v}, {flags}>")
+            kernel = engine.load(xp, _GRADIENT, f"pull_splits<{kind}, {v}, {flags}>")
             grid = (blocks, min(images, _HIGHEST))
             kernel(grid, (plan.threads,), (dx, pulls, *arguments, split_rows))
         if weight is None and bias is None:

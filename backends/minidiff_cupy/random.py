@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import array_api_compat
 import numpy as np
 
 from minidiff_cupy import engine
@@ -33,14 +32,8 @@ def _draw(
 ) -> Any:
     if engine.capturing():
         raise RuntimeError("random numbers drawn inside would be the same at every replay")
-    out = _empty(backend, size, dtype)
+    out = backend.xp.empty(size, dtype=dtype)
     kernel = engine.load(backend.xp, "random.cu", name)
     arguments = (np.uint64(seed), np.uint64(stream), np.uint64(counter), np.int64(amount))
     kernel((-(-size // (4 * _THREADS)),), (_THREADS,), (out, *arguments))
     return out
-
-
-def _empty(backend: Any, size: int, dtype: Any) -> Any:
-    """An array on the device that the backend stands for, which only `from_numpy` knows."""
-    device = array_api_compat.device(backend.from_numpy(np.empty(0)))
-    return backend.xp.empty(size, dtype=dtype, device=device)

@@ -1,9 +1,10 @@
-"""Plant bugs in the kernels, one at a time, and see that the tests find them: `python -m tests.simt.mutate all`
-or a topic.
+"""Plant bugs in the kernels and in what launches them, one at a time, and see that the tests find them:
+`python -m tests.simt.mutate all` or a topic.
 
 `mutants/<topic>.py` holds MUTANTS, a list of (file, old text, new text); the old text stands in the file exactly
-once. TESTS, if it is there, names the test files; `tests/test_simt_<topic>.py` by default. Exit 1 if a planted
-bug survives, or cannot be planted any more.
+once. A file is a kernel's, or with its package one of Python's: "minidiff_cupy/graphs.py". TESTS, if it is there,
+names the test files; `tests/test_simt_<topic>.py` by default. Exit 1 if a planted bug survives, or cannot be
+planted any more.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from minidiff_cupy import sources
 from tests.simt import emulator
 
 HERE = Path(__file__).parent
+KERNELS = "kernels"
 LONGEST = 120  # seconds for the tests of one planted bug; one that makes a kernel run for ever is found, too
 
 
@@ -35,7 +37,7 @@ def topics() -> list[str]:
 
 
 def run_tests(folder: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """The exit status of pytest with the kernels in `folder`, in a process of its own, and what it printed.
+    """The exit status of pytest with the code in `folder`, in a process of its own, and what it printed.
 
     The status is -1 if it took too long.
     """
@@ -44,13 +46,25 @@ def run_tests(folder: Path, tests: Sequence[str]) -> tuple[int, str]:
         if child == 0:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            emulator.working().folder = folder
+            _use(folder)
             status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", *tests])
             sys.stdout.flush()
             os._exit(int(status))
         status = _wait(child)
         log.seek(0)
         return status, log.read()
+
+
+def _use(folder: Path) -> None:
+    """Let this process run the kernels, or the package, that `folder` holds."""
+    if (folder / KERNELS).exists():
+        emulator.working().folder = folder / KERNELS
+        return
+    for name in [name for name in sys.modules if name.startswith(("minidiff", "tests"))]:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    for package in folder.iterdir():  # now, as pytest puts the repository first
+        importlib.import_module(package.name)
 
 
 def _wait(child: int) -> int:
@@ -66,18 +80,23 @@ def _wait(child: int) -> int:
 
 
 def plant(folder: Path, file: str, old: str, new: str) -> None:
-    """Change a copy of the kernels.
+    """Change a copy of the kernels, or of a package.
 
     Raises
     ------
     ValueError
         If the old text does not stand in the file exactly once.
     """
-    shutil.copytree(sources.FOLDER, folder)
-    text = (folder / file).read_text(encoding="utf-8")
+    name, slash, inside = file.partition("/")
+    if slash:
+        source, copy = Path(importlib.import_module(name).__file__ or "").parent, folder / name
+    else:
+        source, copy, inside = sources.FOLDER, folder / KERNELS, file
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (copy / inside).read_text(encoding="utf-8")
     if text.count(old) != 1:
         raise ValueError(f"{file} has the text {text.count(old)} times, not once: {old!r}")
-    (folder / file).write_text(text.replace(old, new), encoding="utf-8")
+    (copy / inside).write_text(text.replace(old, new), encoding="utf-8")
 
 
 def reason(status: int, log: str) -> str:
@@ -97,12 +116,11 @@ def examine(topic: str, file: str, old: str, new: str) -> tuple[bool, str]:
     shown = f"{file}: {' '.join(old.split())!r} -> {' '.join(new.split())!r}"
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work, "kernels")
         try:
-            plant(folder, file, old, new)
+            plant(Path(work), file, old, new)
         except ValueError as error:
             return False, f"CANNOT BE PLANTED {error}"
-        status, log = run_tests(folder, tests)
+        status, log = run_tests(Path(work), tests)
     seconds = time.monotonic() - start
     if status == 0:
         return False, f"SURVIVES {shown}"

@@ -1,9 +1,11 @@
-// Convolution as a matrix product whose left side is never made ("implicit GEMM"): rows are pixels of the result,
-// columns filters, and the inner axis runs over taps and channels: over all taps for a stage's channels, then on to the
-// next channels, so that the pixels of one tap are still in the L1 cache for the others. Images are NHWC, filters OHWI.
+// Convolution as a matrix product whose left side is never made ("implicit GEMM"): rows are pixels of the
+// result, columns filters, and the inner axis runs over taps and channels: over all taps for a stage's
+// channels, then on to the next channels, so that the pixels of one tap are still in the L1 cache for the
+// others. Images are NHWC, filters OHWI.
 //
-// The transpose, which is the gradient of the image and the transposed convolution, is the same product with taps that
-// walk backwards and filters IHWO; with a stride, every phase of the pixels is a product with its own part of the taps.
+// The transpose, which is the gradient of the image and the transposed convolution, is the same product with
+// taps that walk backwards and filters IHWO; with a stride, every phase of the pixels is a product with its
+// own part of the taps.
 #pragma once
 #include "conv_extras.cuh"
 #include "conv_geometry.cuh"
@@ -46,7 +48,8 @@ struct Part {
     Pixels pixels;
     int first_step, steps;
 
-    // Grid: tiles, those of the same pixels side by side; parts of the inner axis; groups times phases. A step is a stage.
+    // Grid: tiles, those of the same pixels side by side; parts of the inner axis; groups times phases.
+    // A step is a stage.
     __device__ static Part of_block(const Geometry& p, bool spread, int depth) {
         const int phases = spread ? p.y.stride * p.x.stride : 1, phase = blockIdx.z % phases;
         const Walk ys = spread ? Walk::spreading(p.y, phase / p.x.stride) : Walk::correlating(p.y);
@@ -74,8 +77,8 @@ __device__ inline int filter_of_column(int column) {
     return column - place + place % 8 / 2 * PIECE + place / 8 * 2 + place % 2;
 }
 
-// Copies stages of a tile S. Every thread has one piece of 16 bytes in some lines of A, the image, and of B, the filters,
-// VECTOR elements of it at a time. Past the last step they are zeros.
+// Copies stages of a tile S. Every thread has one piece of 16 bytes in some lines of A, the image, and of B,
+// the filters, VECTOR elements of it at a time. Past the last step they are zeros.
 template <class S, int VECTOR>
 struct Loader {
     using T = typename S::Element;
@@ -118,7 +121,9 @@ struct Loader {
 
     // Elements from pixel to pixel of the image, and from filter to filter.
     __device__ long long pitch() const { return static_cast<long long>(part.channels) * p.groups; }
-    __device__ long long filter_size() const { return static_cast<long long>(p.y.kernel) * p.x.kernel * part.channels; }
+    __device__ long long filter_size() const {
+        return static_cast<long long>(p.y.kernel) * p.x.kernel * part.channels;
+    }
 
     __device__ void load(unsigned char* a, unsigned char* b) {
         load_image(a);
@@ -142,10 +147,13 @@ struct Loader {
     }
 
     __device__ void load_filters(unsigned char* stage) const {
-        const int row = part.ys.first_tap + part.ys.tap_step * tap_y, column = part.xs.first_tap + part.xs.tap_step * tap_x;
+        const int row = part.ys.first_tap + part.ys.tap_step * tap_y;
+        const int column = part.xs.first_tap + part.xs.tap_step * tap_x;
         const T* from = filter + (row * p.x.kernel + column) * static_cast<long long>(part.channels);
 #pragma unroll
-        for (int i = 0; i < ACROSS; i++) copy<false>(stage, i, from + i * LINES * filter_size(), i * LINES < filters_left);
+        for (int i = 0; i < ACROSS; i++) {
+            copy<false>(stage, i, from + i * LINES * filter_size(), i * LINES < filters_left);
+        }
     }
 
     template <bool AGAIN>
@@ -179,7 +187,7 @@ __device__ void write_piece(T* to, const float (&piece)[N], bool whole, int coun
     }
 }
 
-// Where results go: to a layer of `partial`, for conv_finish.cu, which adds bias and extras, or if that is null to `y`.
+// Where results go: to a layer of `partial`, for conv_finish.cu, which adds bias and extras; to `y` if null.
 template <class T>
 struct Output {
     T* y;
@@ -190,8 +198,9 @@ struct Output {
 // Write what a thread has of a tile S: with g = lane / 4 and t = lane % 4, sums[j][2 h + e] is the sum of row
 // `row` + 8 h + g and column `column` + 8 j + 2 t + e. `places` are those of the tile's pixels in the result.
 template <class S, bool EXTRAS, int ACROSS>
-__device__ void write_rows(const Output<typename S::Element>& out, const Part<S::M, S::N>& part, const Geometry& p,
-                           const long long (&places)[S::M], const float (&sums)[ACROSS][4], int row, int column) {
+__device__ void write_rows(const Output<typename S::Element>& out, const Part<S::M, S::N>& part,
+                           const Geometry& p, const long long (&places)[S::M],
+                           const float (&sums)[ACROSS][4], int row, int column) {
     using T = typename S::Element;
     constexpr int PIECE = S::PIECE;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, channels = part.columns * p.groups;
@@ -203,7 +212,8 @@ __device__ void write_rows(const Output<typename S::Element>& out, const Part<S:
         if (line >= part.pixels.rows) continue;
 #pragma unroll
         for (int j = 0; j < ACROSS; j += PIECE / 2) {
-            const int filter = part.first_column + filter_of_column<T>(column + j * 8 + t * 2), left = part.columns - filter;
+            const int filter = part.first_column + filter_of_column<T>(column + j * 8 + t * 2);
+            const int left = part.columns - filter;
             if (left <= 0) continue;
             const int channel = part.group * part.columns + filter;
             const long long index = places[line] * channels + channel;
@@ -213,7 +223,9 @@ __device__ void write_rows(const Output<typename S::Element>& out, const Part<S:
             if (out.partial) {
                 write_piece(layer + index, piece, whole, left);
             } else {
-                if (EXTRAS) out.extras.apply(piece, left, part.pixels.image(line) * channels + channel, index);
+                if (EXTRAS) {
+                    out.extras.apply(piece, left, part.pixels.image(line) * channels + channel, index);
+                }
                 write_piece(out.y + index, piece, whole, left);
             }
         }
@@ -222,15 +234,17 @@ __device__ void write_rows(const Output<typename S::Element>& out, const Part<S:
 
 // Add the bias of its filters to what a thread has of a tile; see write_rows.
 template <class S, int ACROSS>
-__device__ void add_bias(float (&sums)[ACROSS][4], const typename S::Element* bias, const Part<S::M, S::N>& part,
-                         int column) {
+__device__ void add_bias(float (&sums)[ACROSS][4], const typename S::Element* bias,
+                         const Part<S::M, S::N>& part, int column) {
     const int t = threadIdx.x % 4;
 #pragma unroll
     for (int j = 0; j < ACROSS; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            const int filter = part.first_column + filter_of_column<typename S::Element>(column + j * 8 + t * 2 + e);
-            const float value = filter < part.columns ? to_float(bias[part.group * part.columns + filter]) : 0.0f;
+            const int filter =
+                part.first_column + filter_of_column<typename S::Element>(column + j * 8 + t * 2 + e);
+            const bool inside = filter < part.columns;
+            const float value = inside ? to_float(bias[part.group * part.columns + filter]) : 0.0f;
             sums[j][e] += value;
             sums[j][2 + e] += value;
         }

@@ -13,11 +13,13 @@ struct WarpgroupTile {
     static constexpr int DEPTH = LINE / sizeof(T);
     static constexpr int A_BYTES = M * LINE, B_BYTES = N * LINE;
 
-    __device__ static int line_offset(int line, int piece) { return line * LINE + ((piece ^ (line & 7)) << 4); }
+    __device__ static int line_offset(int line, int piece) {
+        return line * LINE + ((piece ^ (line & 7)) << 4);
+    }
 };
 
-// The sums of a warpgroup over `steps` stages, at least one. While one product is under way another stage is read by the
-// one before it, at the latest, so that copies run STAGES - 2 ahead.
+// The sums of a warpgroup over `steps` stages, at least one. While one product is under way another stage is
+// read by the one before it, at the latest, so that copies run STAGES - 2 ahead.
 template <class S, class Loader>
 __device__ void accumulate(float (&sums)[S::N / 8][4], unsigned char* shared, Loader& loader, int steps) {
     constexpr int BYTES = S::A_BYTES + S::B_BYTES, AHEAD = S::STAGES - 2;
@@ -47,15 +49,18 @@ __device__ void accumulate(float (&sums)[S::N / 8][4], unsigned char* shared, Lo
 
 template <class T, int M, int N, int STAGES, int VECTOR, bool EXTRAS>
 __global__ void __launch_bounds__(WarpgroupTile<T, M, N, STAGES>::THREADS)
-correlate(T* __restrict__ y, float* __restrict__ partial, const T* __restrict__ image, const T* __restrict__ filters,
-          const T* __restrict__ bias, const T* __restrict__ shift, const T* __restrict__ residual, int silu, Geometry p,
+correlate(T* __restrict__ y, float* __restrict__ partial, const T* __restrict__ image,
+          const T* __restrict__ filters, const T* __restrict__ bias, const T* __restrict__ shift,
+          const T* __restrict__ residual, int silu, Geometry p,
           int spread) {
     using S = WarpgroupTile<T, M, N, STAGES>;
     extern __shared__ __align__(1024) unsigned char shared[];
     __shared__ long long places[M];
     const auto part = Part<M, N>::of_block(p, spread, S::DEPTH);
     if (part.pixels.rows <= 0) return;
-    for (int row = threadIdx.x; row < min(M, part.pixels.rows); row += S::THREADS) places[row] = part.pixels.place(row);
+    for (int row = threadIdx.x; row < min(M, part.pixels.rows); row += S::THREADS) {
+        places[row] = part.pixels.place(row);
+    }
 
     float sums[N / 8][4];  // filled by the first product: setting them to zero would serialize all of them
     Loader<S, VECTOR> loader(image, filters, p, part);

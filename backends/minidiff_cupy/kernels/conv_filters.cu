@@ -1,9 +1,9 @@
-// The gradient of the filters as a matrix product: rows are filters, columns taps and, fastest, channels, and the inner
-// axis runs over the pixels of all results, in parts. Images are NHWC, filters OHWI.
+// The gradient of the filters as a matrix product: rows are filters, columns taps and, fastest, channels, and
+// the inner axis runs over the pixels of all results, in parts. Images are NHWC, filters OHWI.
 #include "conv_geometry.cuh"
 
-// Copies stages in columns: every line is a pixel of the result, with its filters (A) and with the channels that its
-// taps meet in the image (B). A thread has one piece of 16 bytes in some lines of both.
+// Copies stages in columns: every line is a pixel of the result, with its filters (A) and with the channels
+// that its taps meet in the image (B). A thread has one piece of 16 bytes in some lines of both.
 template <class S, int VECTOR>
 struct Loader {
     using T = typename S::Element;
@@ -23,8 +23,8 @@ struct Loader {
     int filter;             // the first of the piece of A
     Odometer tap;           // the first of the piece of B: channel, along, down
 
-    __device__ Loader(const T* image, const T* result, const Geometry& p, int group, int first_filter, int first_column,
-                      long long first, long long last)
+    __device__ Loader(const T* image, const T* result, const Geometry& p, int group, int first_filter,
+                      int first_column, long long first, long long last)
         : p(p),
           image(image + group * p.channels),
           result(result + group * p.filters),
@@ -56,7 +56,8 @@ struct Loader {
 #pragma unroll
         for (int e = 0; e < S::PIECE; e += VECTOR) {
             const bool wanted = pixel < last && filter + e < p.filters;
-            copy_async<VECTOR * sizeof(T)>(to + e, wanted ? result + pixel * result_pitch + filter + e : result, wanted);
+            const T* from = wanted ? result + pixel * result_pitch + filter + e : result;
+            copy_async<VECTOR * sizeof(T)>(to + e, from, wanted);
         }
     }
 
@@ -69,7 +70,8 @@ struct Loader {
             const bool wanted = inside && static_cast<unsigned>(y) < static_cast<unsigned>(p.y.inputs) &&
                                 static_cast<unsigned>(x) < static_cast<unsigned>(p.x.inputs);
             const long long place = (static_cast<long long>(pixel.high) * p.y.inputs + y) * p.x.inputs + x;
-            copy_async<VECTOR * sizeof(T)>(to + e, wanted ? image + place * image_pitch + now.low : image, wanted);
+            const T* from = wanted ? image + place * image_pitch + now.low : image;
+            copy_async<VECTOR * sizeof(T)>(to + e, from, wanted);
             if (VECTOR < S::PIECE) now.add({VECTOR, 0, 0}, p.channels, p.x.kernel);
         }
     }
@@ -78,14 +80,17 @@ struct Loader {
 // Grid: tiles; parts of the pixels, each with its own layer of `partial` (layers, O, KH, KW, C); groups.
 template <class T, int M, int N, int WARP_M, int WARP_N, int STAGES, bool EXACT, int VECTOR>
 __global__ void __launch_bounds__(Tile<T, M, N, WARP_M, WARP_N, STAGES, EXACT>::THREADS)
-filters_between(float* __restrict__ partial, const T* __restrict__ image, const T* __restrict__ result, Geometry p) {
+filters_between(float* __restrict__ partial, const T* __restrict__ image, const T* __restrict__ result,
+                Geometry p) {
     using S = Tile<T, M, N, WARP_M, WARP_N, STAGES, EXACT>;
     extern __shared__ __align__(128) unsigned char shared[];
     const int columns = p.y.kernel * p.x.kernel * p.channels, across = ceil_div(columns, N);
-    const int first_filter = blockIdx.x / across * M, first_column = blockIdx.x % across * N, group = blockIdx.z;
+    const int first_filter = blockIdx.x / across * M, first_column = blockIdx.x % across * N;
+    const int group = blockIdx.z;
     const long long pixels = static_cast<long long>(p.images) * p.y.outputs * p.x.outputs;
     const long long stages = (pixels + S::DEPTH - 1) / S::DEPTH, share = (stages + gridDim.y - 1) / gridDim.y;
-    const long long first = min(pixels, blockIdx.y * share * S::DEPTH), last = min(pixels, first + share * S::DEPTH);
+    const long long first = min(pixels, blockIdx.y * share * S::DEPTH);
+    const long long last = min(pixels, first + share * S::DEPTH);
     Sums<S> sums;
     Loader<S, VECTOR> loader(image, result, p, group, first_filter, first_column, first, last);
     accumulate<S, Columns>(sums, shared, loader, static_cast<int>((last - first + S::DEPTH - 1) / S::DEPTH));

@@ -4,8 +4,8 @@
 // y = extras(sum over layers of partial + bias), element by element; images have `image_size` elements.
 template <class T>
 __global__ void finish(T* __restrict__ y, const float* __restrict__ partial, int layers, long long size,
-                       const T* __restrict__ bias, const T* __restrict__ shift, const T* __restrict__ residual, int silu,
-                       int channels, long long image_size) {
+                       const T* __restrict__ bias, const T* __restrict__ shift,
+                       const T* __restrict__ residual, int silu, int channels, long long image_size) {
     const Extras<T> extras{shift, residual, silu};
     const long long stride = static_cast<long long>(gridDim.x) * blockDim.x;
     for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += stride) {

@@ -23,7 +23,8 @@ __device__ __forceinline__ int row_of_block(const Table& table) {
 
 __global__ void __launch_bounds__(THREADS) copy_rows(const __grid_constant__ Table table) {
     const int row = row_of_block(table);
-    const long long start = static_cast<long long>(static_cast<int>(blockIdx.x) - table.first_block[row]) * CHUNK;
+    const int chunk = static_cast<int>(blockIdx.x) - table.first_block[row];
+    const long long start = static_cast<long long>(chunk) * CHUNK;
     const long long stop = min(start + CHUNK, table.bytes[row]);
     const char* from = reinterpret_cast<const char*>(table.from[row]);
     char* to = reinterpret_cast<char*>(table.to[row]);

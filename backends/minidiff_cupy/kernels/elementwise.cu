@@ -2,11 +2,13 @@
 #include "activations.cuh"
 #include "vectors.cuh"
 
-// A function of two arrays, or of one and a Python number.
-#define FUNCTION(Name, OPERANDS, expression)                                                              \
-    struct Name {                                                                                         \
-        static constexpr int ARRAYS = OPERANDS;                                                           \
-        static __device__ __forceinline__ float of(float a, float b, float number) { return expression; } \
+// A function of one or two arrays, and of up to two Python numbers.
+#define FUNCTION(Name, OPERANDS, expression)                                                     \
+    struct Name {                                                                                \
+        static constexpr int ARRAYS = OPERANDS;                                                  \
+        static __device__ __forceinline__ float of(float a, float b, float number, float most) { \
+            return expression;                                                                   \
+        }                                                                                        \
     };
 
 FUNCTION(Copy, 1, a)
@@ -18,6 +20,7 @@ FUNCTION(SubtractFromNumber, 1, number - a)
 FUNCTION(Multiply, 2, a * b)
 FUNCTION(MultiplyNumber, 1, a * number)
 FUNCTION(DivideNumber, 1, a / number)
+FUNCTION(Clip, 1, a < number ? number : a > most ? most : a)
 
 // Functions of one array and their pullbacks, for which a is what went in, b the gradient of what came out.
 FUNCTION(Relu, 1, a > 0.f ? a : 0.f)
@@ -28,6 +31,7 @@ FUNCTION(Tanh, 1, tanhf(a))
 FUNCTION(PullTanh, 2, b * (1.f - tanhf(a) * tanhf(a)))
 FUNCTION(Square, 1, a * a)
 FUNCTION(PullSquare, 2, 2.f * a * b)
+FUNCTION(PullClip, 2, number <= a && a <= most ? b : 0.f)
 FUNCTION(Silu, 1, silu(a))
 FUNCTION(PullSilu, 2, b * silu_slope(a))
 FUNCTION(Gelu, 1, gelu(a))
@@ -59,7 +63,7 @@ __device__ __forceinline__ Floats<V> read_along(const T* __restrict__ from, Inde
 template <class F, class T, int V, int AXES, class Index>
 __global__ void __launch_bounds__(256)
     elementwise(T* __restrict__ y, const T* __restrict__ a, const T* __restrict__ b, float number,
-                Index vectors, Axes<Index> axes) {
+                float most, Index vectors, Axes<Index> axes) {
     const Index stride = static_cast<Index>(gridDim.x) * blockDim.x;
     for (Index i = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x; i < vectors; i += stride) {
         Index rest = i, at_y = 0, at_a = 0, at_b = 0;
@@ -75,7 +79,7 @@ __global__ void __launch_bounds__(256)
         Floats<V> result = read_along<V>(a + at_a, axes.a[0]), other = {};
         if (F::ARRAYS == 2) other = read_along<V>(b + at_b, axes.b[0]);
 #pragma unroll
-        for (int v = 0; v < V; ++v) result.value[v] = F::of(result.value[v], other.value[v], number);
+        for (int v = 0; v < V; ++v) result.value[v] = F::of(result.value[v], other.value[v], number, most);
         write_floats(y + at_y, result);
     }
 }

@@ -4,7 +4,7 @@
 
 constexpr int WARP = 32;
 
-// y (count, width) = table[indices]; `outside` becomes 1 if an index is none of the table's rows.
+// y (count, width) = table[indices]. Where an index is none of the table's rows, NaN, and `outside` is 1.
 template <class T>
 __global__ void __launch_bounds__(256)
     take_rows(T* __restrict__ y, int* __restrict__ outside, const long long* __restrict__ indices,
@@ -13,10 +13,12 @@ __global__ void __launch_bounds__(256)
     for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count * width;
          i += all) {
         const long long position = i / width, row = indices[position];
-        if (row >= 0 && row < rows)
+        if (row >= 0 && row < rows) {
             y[i] = table[row * width + (i - position * width)];
-        else
+        } else {
+            y[i] = from_float<T>(__uint_as_float(0x7FC00000u));
             *outside = 1;
+        }
     }
 }
 

@@ -1,14 +1,15 @@
 // A tile of a matrix product: its stages in shared memory, the loop over them, and the products of its warps.
 //
-// A block makes M x N sums over an inner axis, 64 bytes of it in each stage. Stages hold A and B either in lines, the
-// inner axis contiguous (an image's channels against filters), or in columns, M or N contiguous (pixels summed up in the
-// gradient of the filters). Both are swizzled in units of 16 bytes so that no two lanes meet in a bank.
+// A block makes M x N sums over an inner axis, 64 bytes of it in each stage. Stages hold A and B either in
+// lines, the inner axis contiguous (an image's channels against filters), or in columns, M or N contiguous
+// (pixels summed up in the gradient of the filters). Both are swizzled in units of 16 bytes so that no two
+// lanes meet in a bank.
 #pragma once
 #include "numbers.cuh"
 #include "tensor_cores.cuh"
 #include "vectors.cuh"
 
-// Shapes in elements: of the block, of each warp's part of it. EXACT multiplies float32 as float32, not as TF32.
+// Shapes in elements: of the block, of each warp's part of it. EXACT: float32 is not multiplied as TF32.
 template <class T, int M_, int N_, int WARP_M_, int WARP_N_, int STAGES_, bool EXACT_>
 struct Tile {
     using Element = T;
@@ -22,11 +23,13 @@ struct Tile {
     static constexpr int A_BYTES = M * LINE, B_BYTES = N * LINE;
 
     // Of 16 bytes in a stage of lines.
-    __device__ static int line_offset(int line, int piece) { return line * LINE + ((piece ^ (line >> 1 & 3)) << 4); }
+    __device__ static int line_offset(int line, int piece) {
+        return line * LINE + ((piece ^ (line >> 1 & 3)) << 4);
+    }
 };
 
-// What a thread holds of its warp's results: with g = lane / 4 and t = lane % 4, at[i][j][2 h + e] is the one in
-// row 16 i + 8 h + g and column 8 j + 2 t + e.
+// What a thread holds of its warp's results: with g = lane / 4 and t = lane % 4, at[i][j][2 h + e] is the one
+// in row 16 i + 8 h + g and column 8 j + 2 t + e.
 template <class S>
 struct Sums {
     float at[S::DOWN][S::ACROSS][4] = {};
@@ -51,12 +54,14 @@ __device__ inline int column_offset(int width, int row, int piece) {
 template <class T>
 __device__ inline const T& in_columns(const unsigned char* stage, int width, int row, int column) {
     constexpr int piece = 16 / sizeof(T);
-    const int offset = column_offset<T>(width, row, column / piece) + column % piece * static_cast<int>(sizeof(T));
+    const int inside = column % piece * static_cast<int>(sizeof(T));
+    const int offset = column_offset<T>(width, row, column / piece) + inside;
     return *reinterpret_cast<const T*>(stage + offset);
 }
 
 template <class S>
-__device__ inline void multiply_fragments(Sums<S>& sums, unsigned (&a)[S::DOWN][4], unsigned (&b)[S::ACROSS][2]) {
+__device__ inline void multiply_fragments(Sums<S>& sums, unsigned (&a)[S::DOWN][4],
+                                          unsigned (&b)[S::ACROSS][2]) {
     if constexpr (sizeof(typename S::Element) == 4) {
 #pragma unroll
         for (int i = 0; i < S::DOWN; i++)
@@ -91,8 +96,10 @@ struct Lines {
         for (int piece = 0; piece < S::LINE / 16; piece += 2) {
             unsigned fa[S::DOWN][4], fb[S::ACROSS][2];
 #pragma unroll
-            for (int i = 0; i < S::DOWN; i++)
-                load_matrices(fa[i], a + S::line_offset(at.row + i * 16 + at.lane % 16, piece + at.lane / 16));
+            for (int i = 0; i < S::DOWN; i++) {
+                const int line = at.row + i * 16 + at.lane % 16;
+                load_matrices(fa[i], a + S::line_offset(line, piece + at.lane / 16));
+            }
 #pragma unroll
             for (int j = 0; j < S::ACROSS; j += 2) {
                 unsigned two[4];
@@ -121,7 +128,8 @@ struct Lines {
                 for (int i = 0; i < S::DOWN * 2; i++)
 #pragma unroll
                     for (int k = 0; k < S::PIECE; k++)
-                        sums.at[i / 2][j / 2][i % 2 * 2 + j % 2] += to_float(rows[i].element[k]) * to_float(column.element[k]);
+                        sums.at[i / 2][j / 2][i % 2 * 2 + j % 2] +=
+                            to_float(rows[i].element[k]) * to_float(column.element[k]);
             }
         }
     }
@@ -156,7 +164,8 @@ struct Columns {
         const Place<S> at;
 #pragma unroll
         for (int i = 0; i < S::DOWN; i++) {
-            const int r = row + at.lane / 16 * 8 + at.lane % 8, column = at.row + i * 16 + at.lane / 8 % 2 * 8;
+            const int r = row + at.lane / 16 * 8 + at.lane % 8;
+            const int column = at.row + i * 16 + at.lane / 8 % 2 * 8;
             load_transposed_matrices(fa[i], a + column_offset<T>(S::M, r, column / 8));
         }
 #pragma unroll
@@ -181,8 +190,10 @@ struct Columns {
 #pragma unroll
         for (int j = 0; j < S::ACROSS; j++)
 #pragma unroll
-            for (int e = 0; e < 2; e++)
-                fb[j][e] = __float_as_uint(in_columns<T>(b, S::N, row + at.t + e * 4, at.column + j * 8 + at.g));
+            for (int e = 0; e < 2; e++) {
+                const int line = row + at.t + e * 4, column = at.column + j * 8 + at.g;
+                fb[j][e] = __float_as_uint(in_columns<T>(b, S::N, line, column));
+            }
     }
 
     __device__ static void exactly(Sums<S>& sums, const unsigned char* a, const unsigned char* b) {
@@ -195,15 +206,18 @@ struct Columns {
                 rows[i] = to_float(in_columns<T>(a, S::M, k, at.row + i * 8 + at.g));
 #pragma unroll
             for (int j = 0; j < S::ACROSS * 2; j++) {
-                const float column = to_float(in_columns<T>(b, S::N, k, at.column + j / 2 * 8 + at.t * 2 + j % 2));
+                const int place = at.column + j / 2 * 8 + at.t * 2 + j % 2;
+                const float column = to_float(in_columns<T>(b, S::N, k, place));
 #pragma unroll
-                for (int i = 0; i < S::DOWN * 2; i++) sums.at[i / 2][j / 2][i % 2 * 2 + j % 2] += rows[i] * column;
+                for (int i = 0; i < S::DOWN * 2; i++) {
+                    sums.at[i / 2][j / 2][i % 2 * 2 + j % 2] += rows[i] * column;
+                }
             }
         }
     }
 };
 
-// The sums over `steps` stages. `loader.load(a, b)` begins to copy the next stage; STAGES - 1 are on their way at a time.
+// The sums over `steps` stages. `loader.load(a, b)` begins to copy the next; STAGES - 1 are under way.
 template <class S, template <class> class Layout, class Loader>
 __device__ void accumulate(Sums<S>& sums, unsigned char* shared, Loader& loader, int steps) {
     constexpr int BYTES = S::A_BYTES + S::B_BYTES;
@@ -228,7 +242,8 @@ struct Odometer {
 
     __device__ static Odometer of(long long number, int lows, int middles) {
         const long long rest = number / lows;
-        return {static_cast<int>(number % lows), static_cast<int>(rest % middles), static_cast<int>(rest / middles)};
+        return {static_cast<int>(number % lows), static_cast<int>(rest % middles),
+                static_cast<int>(rest / middles)};
     }
 
     __device__ void add(const Odometer& stride, int lows, int middles) {

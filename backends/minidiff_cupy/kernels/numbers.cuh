@@ -50,7 +50,9 @@ __device__ __forceinline__ half half_from(float x) {
 #endif
 
 __device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(bfloat16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+__device__ __forceinline__ float to_float(bfloat16 x) {
+    return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
 
 // Round to nearest, ties to even.
 __device__ __forceinline__ bfloat16 bfloat16_from(float x) {

@@ -1,10 +1,10 @@
 // Asynchronous copies, matrix loads and matrix products of a warp: the only file with PTX for them.
 //
-// A fragment is what the 32 lanes hold together of a small matrix. With g = lane / 4 and t = lane % 4, lane's part is
+// A fragment is what the 32 lanes hold together of a small matrix: with g = lane / 4 and t = lane % 4,
 //   of A, 16 rows of 32 bytes:  a[0] row g,     bytes 4 t to 4 t + 3     a[2] the same, 16 bytes further on
 //                               a[1] row g + 8, bytes 4 t to 4 t + 3     a[3] the same, 16 bytes further on
 //   of B, 8 columns of 32 bytes: b[0] column g, bytes 4 t to 4 t + 3     b[1] the same, 16 bytes further on
-//   of C, 16 x 8 floats:        c[0], c[1] row g, columns 2 t, 2 t + 1   c[2], c[3] row g + 8, the same columns
+//   of C, 16 x 8 floats:        c[0], c[1] row g, columns 2 t, 2 t + 1   c[2], c[3] row g + 8, the same
 // whatever the type: 32 bytes are 8 float (TF32), 16 half or 16 bfloat16, one step of the inner axis.
 #pragma once
 #include "numbers.cuh"
@@ -23,9 +23,9 @@ struct alignas(BYTES) Bytes {
     unsigned char byte[BYTES];
 };
 
-// Copy BYTES bytes to shared memory, or zeros if not `wanted` (then `from` is not read). They are there for this
-// thread after wait_for_copies, for others after a barrier that follows it. Of 2 bytes, and before sm_80, the copy
-// is there at once. What is read AGAIN soon is kept in the L1 cache.
+// Copy BYTES bytes to shared memory, or zeros if not `wanted` (then `from` is not read). They are there for
+// this thread after wait_for_copies, for others after a barrier that follows it. Of 2 bytes, and before
+// sm_80, the copy is there at once. What is read AGAIN soon is kept in the L1 cache.
 template <int BYTES, bool AGAIN = false>
 __device__ inline void copy_async(void* to, const void* from, bool wanted) {
 #if __CUDA_ARCH__ >= 800
@@ -59,8 +59,8 @@ __device__ inline void wait_for_copies() {
 #endif
 }
 
-// Four matrices of 8 rows of 16 bytes; lane i gives the address of row i % 8 of matrix i / 8. A lane gets, of each,
-// bytes 4 t to 4 t + 3 of row g.
+// Four matrices of 8 rows of 16 bytes; lane i gives the address of row i % 8 of matrix i / 8. A lane gets, of
+// each, bytes 4 t to 4 t + 3 of row g.
 __device__ inline void load_matrices(unsigned (&to)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])

@@ -1,9 +1,9 @@
 // Matrix products of a warpgroup, four warps that begin at a multiple of four, from shared memory: sm_90a.
 //
-// A (64 rows) and B (N rows) lie in shared memory in lines of 128 bytes along the inner axis, from a multiple of 1024
-// bytes on, with 16-byte pieces swizzled: piece i of line n lies where piece i ^ n % 8 would. One product takes 32 bytes
-// of each line. With g = lane / 4 and t = lane % 4, a thread of the warp w of the group has, in sums[j][2 h + e], the sum
-// of row 16 w + 8 h + g and column 8 j + 2 t + e.
+// A (64 rows) and B (N rows) lie in shared memory in lines of 128 bytes along the inner axis, from a multiple
+// of 1024 bytes on, with 16-byte pieces swizzled: piece i of line n lies where piece i ^ n % 8 would. One
+// product takes 32 bytes of each line. With g = lane / 4 and t = lane % 4, a thread of the warp w of the
+// group has, in sums[j][2 h + e], the sum of row 16 w + 8 h + g and column 8 j + 2 t + e.
 #pragma once
 #include "numbers.cuh"
 #include "tensor_cores.cuh"
@@ -38,29 +38,30 @@ __device__ inline unsigned long long descriptor(const void* lines) {
     return (shared_address(lines) & 0x3FFFFull) >> 4 | 1ull << 16 | 1024ull >> 4 << 32 | 1ull << 62;
 }
 
-#define NAMES_32                                                                          \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "              \
+#define NAMES_32                                                                                            \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NAMES_64                                                                          \
-    NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "   \
-    "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "    \
+#define NAMES_64                                                                                            \
+    NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "                     \
+    "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "                      \
     "%62, %63"
 #define FOUR(j) "+f"(sums[j][0]), "+f"(sums[j][1]), "+f"(sums[j][2]), "+f"(sums[j][3])
 #define SUMS_32 FOUR(0), FOUR(1), FOUR(2), FOUR(3), FOUR(4), FOUR(5), FOUR(6), FOUR(7)
 #define SUMS_64 SUMS_32, FOUR(8), FOUR(9), FOUR(10), FOUR(11), FOUR(12), FOUR(13), FOUR(14), FOUR(15)
 
-// sums = A B^T, or sums += A B^T if `add`, begun but not finished. `a` and `b` point to the first of the 32 bytes.
+// sums = A B^T, or sums += A B^T if `add`, begun but not finished. `a` and `b` point to 32 bytes.
 template <class T, int ACROSS>
 __device__ inline void begin_product(float (&sums)[ACROSS][4], const void* a, const void* b, bool add);
 
-#define BEGIN_PRODUCT(T, ACROSS, SHAPE_AND_TYPES, NAMES, A, B, ADD, SIGNS_AND_ORDERS, ...)                             \
-    template <>                                                                                                       \
-    __device__ inline void begin_product<T, ACROSS>(float (&sums)[ACROSS][4], const void* a, const void* b, bool add) { \
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD ", 0;\n"                                              \
-                     "wgmma.mma_async.sync.aligned." SHAPE_AND_TYPES " {" NAMES "}, " A ", " B ", add, "               \
-                     SIGNS_AND_ORDERS ";\n}"                                                                          \
-                     : __VA_ARGS__                                                                                    \
-                     : "l"(descriptor(a)), "l"(descriptor(b)), "r"(static_cast<int>(add)));                           \
+#define BEGIN_PRODUCT(T, ACROSS, SHAPE_AND_TYPES, NAMES, A, B, ADD, SIGNS_AND_ORDERS, ...)                  \
+    template <>                                                                                             \
+    __device__ inline void begin_product<T, ACROSS>(float (&sums)[ACROSS][4], const void* a, const void* b, \
+                                                    bool add) {                                             \
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD ", 0;\n"                                   \
+                     "wgmma.mma_async.sync.aligned." SHAPE_AND_TYPES " {" NAMES "}, " A ", " B ", add, "    \
+                     SIGNS_AND_ORDERS ";\n}"                                                                \
+                     : __VA_ARGS__                                                                          \
+                     : "l"(descriptor(a)), "l"(descriptor(b)), "r"(static_cast<int>(add)));                 \
     }
 
 BEGIN_PRODUCT(float, 8, "m64n64k8.f32.tf32.tf32", NAMES_32, "%32", "%33", "%34", "1, 1", SUMS_32)

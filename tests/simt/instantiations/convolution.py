@@ -14,19 +14,13 @@ ARITHMETIC = (
     ("bfloat16", True, ("sm_75",)),
 )
 
-
-def targets_for(vector: int, targets: tuple[str, ...]) -> tuple[str, ...]:
-    """Copies of single elements are compiled for one device of each kind only."""
-    return targets if vector > 1 else tuple(t for t in targets if t in ("sm_75", "sm_80", "sm_90a"))
-
-
 INSTANTIATIONS = [
     *(
         (
             "conv_correlate.cu",
             f"correlate<{t}, {_listed(tile.rows, tile.columns, *tile.warp, tile.stages, exact, vector, False)}>",
             (),
-            targets_for(vector, targets),
+            targets,
         )
         for t, exact, targets in ARITHMETIC
         for tile in ((_MEDIUM, _NARROW) if exact else _TILES)
@@ -48,7 +42,7 @@ INSTANTIATIONS = [
             "conv_filters.cu",
             f"filters_between<{t}, {_listed(tile.rows, tile.columns, *tile.warp, tile.stages, exact, vector)}>",
             (),
-            targets_for(vector, targets),
+            targets,
         )
         for t, exact, targets in ARITHMETIC
         for tile in ((_MEDIUM,) if exact else (_SQUARE, _MEDIUM))

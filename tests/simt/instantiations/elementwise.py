@@ -9,6 +9,8 @@ INSTANTIATIONS = [
             "Add, bfloat16, 8, 3, int",
             "Add, float, 1, 6, long long",
             "MultiplyNumber, half, 8, 1, int",
+            "Clip, float, 4, 1, int",
+            "PullClip, half, 8, 1, int",
             "Silu, bfloat16, 8, 1, int",
             "PullSilu, bfloat16, 8, 1, long long",
             "PullGelu, float, 4, 1, int",

@@ -13,6 +13,10 @@ MUTANTS = [
         "FUNCTION(SubtractFromNumber, 1, number - a)",
         "FUNCTION(SubtractFromNumber, 1, a - number)",
     ),
+    ("elementwise.cu", "a < number ? number : a > most ? most : a", "fminf(fmaxf(a, number), most)"),
+    ("elementwise.cu", "a < number ? number : a > most", "a < number ? number : a > -number"),
+    ("elementwise.cu", "number <= a && a <= most", "number < a && a < most"),
+    ("elementwise.cu", "number <= a && a <= most", "!(a < number || a > most)"),
     ("activations.cuh", "normal_distribution(x) + x * HALF_PEAK", "normal_distribution(x) - x * HALF_PEAK"),
     ("activations.cuh", "(1.f + 3.f * CUBIC * x * x)", "(1.f + CUBIC * x * x)"),
     ("vectors.cuh", "from_float<T>(wide.value[v])", "from_float<T>(wide.value[0])"),
@@ -39,4 +43,6 @@ MUTANTS = [
     ("embedding.cu", "position < count && indices", "indices"),
     ("embedding.cu", "found &= found - 1", "found = 0"),
     ("embedding.cu", "row >= 0 && row < rows", "row >= 0 && row <= rows"),
+    ("embedding.cu", "y[i] = from_float<T>(__uint_as_float(0x7FC00000u));", ""),
+    ("embedding.cu", "*outside = 1;", ""),
 ]
