@@ -7,20 +7,20 @@ images of each are shown side by side.
 """
 
 import argparse
-from pathlib import Path
+from itertools import product
 
 import numpy as np
 
 from minidiff import Generator, cli, images
 from minidiff.diffusion import SAMPLERS
-from minidiff.pipelines import generate, load_pipeline
+from minidiff.pipelines import generate
 
 
 def arguments() -> argparse.Namespace:
     """What the user typed."""
     parser = argparse.ArgumentParser(description="Compare samplers on the same noise.")
     number = "default: %(default)s"
-    parser.add_argument("--model", type=Path, required=True, help="a folder of diffusers")
+    cli.add_pipeline_arguments(parser)
     cli.add_arguments(parser)
     parser.add_argument(
         "--samplers",
@@ -30,12 +30,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", default="5,10,20,50", help=number)
     parser.add_argument("--count", type=cli.positive, default=2, help=f"images of each ({number})")
     parser.add_argument(
-        "--label", type=int, default=0, help=f"of the first image; then counting up ({number})"
+        "--label", help="of the first image; then counting up (default: 0, if there are classes)"
     )
     parser.add_argument(
         "--guidance", type=float, default=1.0, help=f"towards the label; 1 is none ({number})"
     )
-    parser.add_argument("--output", type=Path, default=Path("samplers.png"), help=number)
+    parser.add_argument("--output", type=cli.output_file, default="samplers.png", help=number)
     return parser.parse_args()
 
 
@@ -49,13 +49,19 @@ def main() -> None:
             f"--samplers are {', '.join(SAMPLERS)} and --steps numbers, got {unknown or args.steps}"
         )
     backend = cli.choose_device(args.device)
-    pipeline = load_pipeline(args.model, device=backend)
-    classes = pipeline.model.null_label
-    labels = [(args.label + i) % classes for i in range(args.count)] if classes else None
+    pipeline = cli.open_pipeline(args, backend)
+    classes, labels = pipeline.model.null_label or 0, None
+    if args.label or classes:
+        first = cli.parse_labels(args.label or "0", classes)[0]
+        labels = [(first + i) % classes for i in range(args.count)]
+
+    samplers = [cli.with_sampler(pipeline, name, guidance=args.guidance) for name in names]
+    with cli.as_usage_error():  # before any of them draws
+        for sampled, step in product(samplers, steps):
+            sampled.sampler.set_timesteps(int(step))
 
     rows = []
-    for name in names:
-        sampled = pipeline.with_sampler(name)
+    for sampled in samplers:
         for step in steps:
             with cli.as_usage_error():
                 drawn = generate(

@@ -15,7 +15,6 @@ are named as in diffusers' script for unconditional training. The same command g
 
 import argparse
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ def arguments() -> argparse.Namespace:
     """What the user typed."""
     parser = argparse.ArgumentParser(description="Train a U-Net of diffusers.")
     parser.add_argument("--model", type=Path, help="a folder of diffusers (default: a new network)")
+    parser.add_argument("--variant", help="of its weights: fp16 for *.fp16.safetensors")
     parser.add_argument("--data-dir", required=True, help="pictures, IDX files, CIFAR-10 binary, or 'digits'")
     parser.add_argument("--resolution", type=cli.positive, help="side in pixels (default: the network's)")
     parser.add_argument("--random-flip", action="store_true", help="mirror half of the pictures")
@@ -43,14 +43,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--num-epochs", type=cli.positive, default=20, help=f"times to see each picture ({number})"
     )
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help=f"its peak ({number})")
+    parser.add_argument("--learning-rate", type=cli.positive_float, default=1e-4, help=f"its peak ({number})")
     parser.add_argument(
-        "--lr-warmup-steps", type=cli.positive, default=500, help=f"or half of all, if less ({number})"
+        "--lr-warmup-steps", type=cli.natural, default=500, help=f"or half of all, if less ({number})"
     )
-    parser.add_argument("--adam-weight-decay", type=float, default=1e-6, help=number)
-    parser.add_argument("--ema-max-decay", type=float, default=0.9995, help=number)
+    parser.add_argument("--adam-weight-decay", type=cli.not_negative, default=1e-6, help=number)
+    parser.add_argument("--ema-max-decay", type=cli.not_negative, default=0.9995, help=number)
     parser.add_argument(
-        "--min-snr-gamma", type=float, help="weigh the loss by min-SNR, 5 is usual (default: no)"
+        "--min-snr-gamma", type=cli.positive_float, help="weigh the loss by min-SNR, 5 is usual (default: no)"
     )
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument(
@@ -77,7 +77,10 @@ def arguments() -> argparse.Namespace:
 
 def new_pipeline(args: argparse.Namespace, dataset: Dataset, rng: Generator) -> Pipeline:
     """A network for these pictures: attention where they are at most 16 pixels large, but not at full size."""
-    channels = [int(text) for text in args.channels.split(",")]
+    try:
+        channels = [cli.positive(text) for text in args.channels.split(",")]
+    except (ValueError, argparse.ArgumentTypeError):
+        raise cli.UsageError(f"--channels: expected numbers such as 64,128, got {args.channels!r}") from None
     colours, side, _ = dataset.image_shape
     attends = [i > 0 and side >> i <= 16 for i in range(len(channels))]
     model = UNet2DModel(
@@ -97,15 +100,45 @@ def new_pipeline(args: argparse.Namespace, dataset: Dataset, rng: Generator) -> 
 
 def check(pipeline: Pipeline, dataset: Dataset) -> None:
     """Say why pictures and network do not fit, if they do not."""
-    takes, halvings = (
-        pipeline.model.config["in_channels"],
-        len(pipeline.model.config["block_out_channels"]) - 1,
-    )
+    config = pipeline.model.config
+    takes, halvings = config["in_channels"], len(config["block_out_channels"]) - 1
     colours, side, _ = dataset.image_shape
     if takes != colours:
         raise cli.UsageError(f"the network takes images of {takes} channels, {dataset.name} has {colours}")
     if side % 2**halvings:
-        raise cli.UsageError(f"the network halves images {halvings} times, which {side} pixels do not allow")
+        raise cli.UsageError(
+            f"the network halves images {halvings} times, which {side} pixels do not allow; "
+            f"give pictures of {math.ceil(side / 2**halvings) * 2**halvings}, or fewer --channels"
+        )
+    check_classes(pipeline.model, dataset)
+
+
+def check_classes(model: UNet2DModel, dataset: Dataset) -> None:
+    """Say why classes and labels do not fit, if they do not."""
+    kind, rows = model.config["class_embed_type"], model.config["num_class_embeds"]
+    if model.class_embedding is None or (kind is None and dataset.num_classes in (rows, rows - 1)):
+        return
+    if kind is not None:
+        raise cli.UsageError(f"the network takes labels of class_embed_type={kind!r}, which are no classes")
+    raise cli.UsageError(
+        f"the network has {rows} labels, {dataset.name} has {dataset.num_classes} classes; give pictures in {rows} "
+        f"sub-folders, one for each label, or in {rows - 1} if the last label shall mean any"
+    )
+
+
+def open_both(args: argparse.Namespace, rng: Generator) -> tuple[Pipeline, Dataset]:
+    """The network, read or new, and pictures that fit it."""
+    loaded = load_pipeline(args.model, device=rng.backend, variant=args.variant) if args.model else None
+    channels, size, _ = loaded.image_shape if loaded else (3, None, None)
+    dataset = open_dataset(args.data_dir, args.resolution or size, channels)
+    with cli.as_usage_error():
+        pipeline = loaded or new_pipeline(args, dataset, rng)
+    check(pipeline, dataset)
+    if args.gradient_checkpointing:
+        pipeline.model.enable_gradient_checkpointing()
+    if args.resolution:  # from now on it draws images of this size
+        pipeline.model.config["sample_size"] = args.resolution
+    return Pipeline(pipeline.model, pipeline.sampler), dataset
 
 
 def main() -> int:
@@ -113,20 +146,16 @@ def main() -> int:
     args = arguments()
     backend = cli.choose_device(args.device)
     rng = Generator(args.seed, backend)
-    loaded = load_pipeline(args.model, device=backend) if args.model else None
-    size = args.resolution or (loaded.image_shape[1] if loaded else None)
-    dataset = open_dataset(args.data_dir, size)
-    with cli.as_usage_error():
-        pipeline = loaded or new_pipeline(args, dataset, rng)
+    pipeline, dataset = open_both(args, rng)
     model = pipeline.model
-    check(pipeline, dataset)
-    if args.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    labelled = model.null_label is not None and dataset.num_classes == model.null_label
+    labelled = model.class_embedding is not None
+    hides = labelled and dataset.num_classes == model.null_label  # the last label means any class
     with cli.as_usage_error():
         objective = training_objective(
-            pipeline.sampler, null_probability=0.1 if labelled else 0.0, min_snr_gamma=args.min_snr_gamma
+            pipeline.sampler, null_probability=0.1 if hides else 0.0, min_snr_gamma=args.min_snr_gamma
         )
+        ema = EMA(model, decay=args.ema_max_decay)
+        pipeline.sampler.set_timesteps(args.ddpm_num_inference_steps)  # now, not before the first picture
     steps = math.ceil(args.num_epochs * len(dataset) / args.train_batch_size)
     print(
         f"data: {dataset}\nmodel: {model.num_parameters():,} parameters, trained by {type(objective).__name__}"
@@ -138,9 +167,7 @@ def main() -> int:
             mirrored = ops.reshape(noise.uniform(x.shape[0]) < 0.5, (-1, 1, 1, 1))
             x = ops.where(mirrored, ops.flip(x, axis=3), x)
         known = {"labels": labels, "null_label": model.null_label} if labelled else {}
-        return objective.loss(
-            partial(network, rng=noise) if model.config["dropout"] else network, x, noise, **known
-        )
+        return objective.loss(network, x, noise, **known)
 
     def save(step: int) -> None:
         """Write the pipeline, and a picture of what it draws."""
@@ -160,6 +187,7 @@ def main() -> int:
 
     elsewhere = {
         "device", "output_dir", "restart", "save_images_steps", "checkpointing_steps", "ddpm_num_inference_steps",
+        "gradient_checkpointing",
     }  # fmt: skip
     trainer = Trainer(
         model=model,
@@ -170,7 +198,7 @@ def main() -> int:
             lr=lr.warmup_cosine(args.learning_rate, min(args.lr_warmup_steps, steps // 2), steps),
             weight_decay=args.adam_weight_decay,
         ),
-        ema=EMA(model, decay=args.ema_max_decay),
+        ema=ema,
         rng=rng,
         output_dir=args.output_dir,
         description={

@@ -8,33 +8,29 @@ further to the right.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from minidiff import Generator, cli, images
 from minidiff.data import open_dataset
-from minidiff.diffusion import SAMPLERS
-from minidiff.pipelines import image_to_image, load_pipeline
+from minidiff.pipelines import image_to_image
 
 
 def arguments() -> argparse.Namespace:
     """What the user typed."""
     parser = argparse.ArgumentParser(description="Draw new images out of pictures.")
     number = "default: %(default)s"
-    parser.add_argument("--model", type=Path, required=True, help="a folder of diffusers")
+    cli.add_pipeline_arguments(parser)
     parser.add_argument("--data-dir", required=True, help="pictures, IDX files, CIFAR-10 binary, or 'digits'")
     cli.add_arguments(parser)
+    cli.add_sampling_arguments(parser)
     parser.add_argument("--strengths", default="0.2,0.4,0.6,0.8", help=f"above 0, up to 1 ({number})")
     parser.add_argument("--count", type=cli.positive, default=8, help=f"pictures ({number})")
-    parser.add_argument("--label", type=int, help="what they shall become (default: what they are)")
+    parser.add_argument("--label", help="what they shall become (default: what they are)")
     parser.add_argument(
         "--guidance", type=float, default=1.0, help=f"towards the label; 1 is none ({number})"
     )
-    parser.add_argument("--sampler", choices=SAMPLERS, help="default: the folder's scheduler")
-    parser.add_argument("--steps", type=cli.positive, default=50, help=f"of the sampler ({number})")
-    parser.add_argument("--batch-size", type=cli.positive, default=64, help=f"images at a time ({number})")
-    parser.add_argument("--output", type=Path, default=Path("img2img.png"), help=number)
+    parser.add_argument("--output", type=cli.output_file, default="img2img.png", help=number)
     return parser.parse_args()
 
 
@@ -54,21 +50,18 @@ def main() -> None:
     args = arguments()
     strengths = parse_strengths(args.strengths)
     backend = cli.choose_device(args.device)
-    pipeline = load_pipeline(args.model, device=backend)
-    if args.sampler:
-        pipeline = pipeline.with_sampler(args.sampler)
-    dataset = open_dataset(args.data_dir, pipeline.image_shape[1])
+    pipeline = cli.with_sampler(cli.open_pipeline(args, backend), args.sampler, guidance=args.guidance)
+    dataset = open_dataset(args.data_dir, pipeline.image_shape[1], pipeline.image_shape[0])
     if dataset.image_shape != pipeline.image_shape:
         raise cli.UsageError(
             f"the network draws {pipeline.image_shape}, {dataset.name} has {dataset.image_shape}"
         )
     pictures, own = dataset.batch(np.arange(min(args.count, len(dataset))))
-    classes = pipeline.model.null_label
-    labels = None
-    if classes:
-        labels = [args.label] * len(pictures) if args.label is not None else [classes] * len(pictures)
-        if args.label is None and own is not None and dataset.num_classes == classes:
-            labels = own.tolist()
+    null, labels = pipeline.model.null_label, None
+    if args.label is not None:
+        labels = cli.parse_labels(args.label, 0 if null is None else null + 1)[:1] * len(pictures)
+    elif null is not None:
+        labels = own.tolist() if own is not None and dataset.num_classes == null else [null] * len(pictures)
 
     columns = [pictures]
     for strength in strengths:

@@ -9,15 +9,13 @@ row for each of the first --count pictures: the picture, what is left of it, and
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from minidiff import Generator, cli, images
 from minidiff.data import open_dataset
-from minidiff.diffusion import SAMPLERS
-from minidiff.pipelines import inpaint, load_pipeline, repaint
+from minidiff.pipelines import inpaint, repaint
 
 MASKS: dict[
     str, Callable[[int, int], tuple[slice, slice]]
@@ -34,9 +32,10 @@ def arguments() -> argparse.Namespace:
     """What the user typed."""
     parser = argparse.ArgumentParser(description="Draw parts of pictures anew.")
     number = "default: %(default)s"
-    parser.add_argument("--model", type=Path, required=True, help="a folder of diffusers")
+    cli.add_pipeline_arguments(parser)
     parser.add_argument("--data-dir", required=True, help="pictures, IDX files, CIFAR-10 binary, or 'digits'")
     cli.add_arguments(parser)
+    cli.add_sampling_arguments(parser)
     parser.add_argument("--mask", default="bottom", help=f"{', '.join(MASKS)}, or a picture ({number})")
     parser.add_argument("--method", choices=("blend", "repaint"), default="repaint", help=number)
     parser.add_argument(
@@ -49,10 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--per-picture", type=cli.positive, default=4, help=f"ways to complete each ({number})"
     )
-    parser.add_argument("--sampler", choices=SAMPLERS, help="default: the folder's scheduler")
-    parser.add_argument("--steps", type=cli.positive, default=50, help=f"of the sampler ({number})")
-    parser.add_argument("--batch-size", type=cli.positive, default=64, help=f"images at a time ({number})")
-    parser.add_argument("--output", type=Path, default=Path("inpaint.png"), help=number)
+    parser.add_argument("--output", type=cli.output_file, default="inpaint.png", help=number)
     return parser.parse_args()
 
 
@@ -77,19 +73,17 @@ def main() -> None:
     """Draw."""
     args = arguments()
     backend = cli.choose_device(args.device)
-    pipeline = load_pipeline(args.model, device=backend)
-    if args.sampler:
-        pipeline = pipeline.with_sampler(args.sampler)
+    pipeline = cli.with_sampler(cli.open_pipeline(args, backend), args.sampler)
     shape = pipeline.image_shape
     mask = read_mask(args.mask, *shape[1:])
-    dataset = open_dataset(args.data_dir, shape[1])
+    dataset = open_dataset(args.data_dir, shape[1], shape[0])
     if dataset.image_shape != shape:
         raise cli.UsageError(f"the network draws {shape}, {dataset.name} has {dataset.image_shape}")
     pictures, _ = dataset.batch(np.arange(min(args.count, len(dataset))))
     repeated = pictures.repeat(args.per_picture, axis=0)
-    classes = pipeline.model.null_label
+    null = pipeline.model.null_label
     options = {
-        "labels": [classes] * len(repeated) if classes else None,  # any: it shall say itself what it sees
+        "labels": None if null is None else [null] * len(repeated),  # any: it shall say itself what it sees
         "steps": args.steps,
         "generator": Generator(args.seed, backend),
         "batch_size": args.batch_size,

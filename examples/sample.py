@@ -14,7 +14,6 @@ import numpy as np
 from minidiff import Generator, cli, images
 from minidiff.checkpoints import load_model, read_diffusion
 from minidiff.diffusion import SAMPLERS, make_sampler
-from minidiff.files import atomic_path
 
 
 def arguments() -> argparse.Namespace:
@@ -40,10 +39,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--batch-size", type=cli.positive, default=250, help="images at a time (default: %(default)s)"
     )
-    parser.add_argument("--output", type=Path, default=Path("samples.png"), help="default: %(default)s")
-    parser.add_argument("--save-arrays", type=Path, metavar="FILE.npz", help="also save the arrays")
+    parser.add_argument("--output", type=cli.output_file, default="samples.png", help="default: %(default)s")
     parser.add_argument(
-        "--save-strip", type=Path, metavar="FILE.png", help="also show one image of each label emerge"
+        "--save-arrays", type=cli.output_file, metavar="FILE.npz", help="also save the arrays"
+    )
+    parser.add_argument(
+        "--save-strip",
+        type=cli.output_file,
+        metavar="FILE.png",
+        help="also show one image of each label emerge",
     )
     return parser.parse_args()
 
@@ -59,7 +63,8 @@ def main() -> None:
     except ValueError as error:
         raise cli.UsageError(f"--steps: {error}") from None
     names, shape = description["class_names"], tuple(description["image_shape"])
-    classes = cli.parse_labels(args.labels or f"0-{len(names) - 1}", len(names)) if names else []
+    wanted = args.labels or (f"0-{len(names) - 1}" if names else "")
+    classes = cli.parse_labels(wanted, len(names)) if wanted else []
     labels = np.repeat(np.asarray(classes, dtype=np.int64), args.per_label)
     count = len(labels) or args.per_label
     trained = description["training"]["step"]
@@ -85,9 +90,7 @@ def main() -> None:
     images.save_png(args.output, images.grid(drawn, columns, row_captions=[names[c] for c in classes]))
     print(f"{count} images: {args.output}")
     if args.save_arrays:
-        with atomic_path(args.save_arrays) as unfinished:
-            np.savez(unfinished, images=drawn, labels=labels)
-        print(f"arrays: {args.save_arrays}")
+        cli.save_arrays(args.save_arrays, images=drawn, labels=labels)
     if args.save_strip:
         frames: list[np.ndarray] = []
         diffusion.sample(

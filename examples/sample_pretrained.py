@@ -8,25 +8,21 @@ picture, with a row for each label if there are labels, and with --save-arrays t
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minidiff import Generator, cli, images
-from minidiff.diffusion import DDIM, SAMPLERS
-from minidiff.files import atomic_path
-from minidiff.pipelines import Guidance, generate, load_pipeline
+from minidiff.pipelines import Guidance, generate
 
 
 def arguments() -> argparse.Namespace:
     """What the user typed."""
     parser = argparse.ArgumentParser(description="Draw images from a pipeline of diffusers.")
     number = "default: %(default)s"
-    parser.add_argument("--model", type=Path, required=True, help="a folder of diffusers")
+    cli.add_pipeline_arguments(parser)
     cli.add_arguments(parser)
-    parser.add_argument("--sampler", choices=SAMPLERS, help="default: the folder's scheduler")
-    parser.add_argument("--steps", type=cli.positive, default=50, help=f"of the sampler ({number})")
+    cli.add_sampling_arguments(parser)
     parser.add_argument(
         "--labels", help="such as 0-9 or 3,5,7 (default: the first ten, if there are classes)"
     )
@@ -43,13 +39,13 @@ def arguments() -> argparse.Namespace:
         default=(0.0, float("inf")),
         help="guide only where sigma / alpha lies between (default: everywhere)",
     )
-    parser.add_argument("--batch-size", type=cli.positive, default=64, help=f"images at a time ({number})")
+    parser.add_argument("--output", type=cli.output_file, default="samples.png", help=number)
     parser.add_argument(
-        "--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights, on a GPU"
+        "--save-arrays", type=cli.output_file, metavar="FILE.npz", help="also save the arrays"
     )
-    parser.add_argument("--output", type=Path, default=Path("samples.png"), help=number)
-    parser.add_argument("--save-arrays", type=Path, metavar="FILE.npz", help="also save the arrays")
-    parser.add_argument("--save-strip", type=Path, metavar="FILE.png", help="also show the images emerge")
+    parser.add_argument(
+        "--save-strip", type=cli.output_file, metavar="FILE.png", help="also show the images emerge"
+    )
     return parser.parse_args()
 
 
@@ -57,19 +53,13 @@ def main() -> None:
     """Draw."""
     args = arguments()
     backend = cli.choose_device(args.device)
-    pipeline = load_pipeline(args.model, device=backend, dtype=args.dtype)
-    if args.sampler:
-        pipeline = pipeline.with_sampler(args.sampler)
-    if args.guidance != 1 and isinstance(pipeline.sampler, DDIM):
-        pipeline.sampler.use_clipped_model_output = (
-            True  # guidance overshoots, and the noise must follow the clipping
-        )
+    pipeline = cli.with_sampler(cli.open_pipeline(args, backend), args.sampler, guidance=args.guidance)
     print(f"model: {args.model}, {pipeline.model.num_parameters():,} parameters\nsampler: {pipeline.sampler}")
 
-    classes = pipeline.model.null_label
-    if args.labels and not classes:
-        raise cli.UsageError("--labels: the network has no classes")
-    chosen = cli.parse_labels(args.labels or f"0-{min(10, classes) - 1}", classes + 1) if classes else []
+    null = pipeline.model.null_label
+    classes = 0 if null is None else null + 1  # the last may mean any
+    wanted = args.labels or (f"0-{min(10, max(null, 1)) - 1}" if classes else "")
+    chosen = cli.parse_labels(wanted, classes) if wanted else []
     labels = np.repeat(chosen, args.count).tolist()
     frames: list[np.ndarray] = []
 
@@ -95,9 +85,7 @@ def main() -> None:
     images.save_png(args.output, images.grid(host, args.count if chosen else None, row_captions=captions))
     print(f"{len(host)} images: {args.output}")
     if args.save_arrays:
-        with atomic_path(args.save_arrays) as unfinished:
-            np.savez(unfinished, images=host, labels=np.asarray(labels, dtype=np.int64))
-        print(f"arrays: {args.save_arrays}")
+        cli.save_arrays(args.save_arrays, images=host, labels=np.asarray(labels, dtype=np.int64))
     if args.save_strip:
         shown = np.linspace(0, len(pipeline.sampler.timesteps) - 1, min(10, args.steps)).round().astype(int)
         captions = [f"step {i + 1}" for i in shown]

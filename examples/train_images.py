@@ -40,9 +40,11 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--prediction-type", default="v_prediction", choices=PREDICTION_TYPES)
     parser.add_argument(
-        "--min-snr-gamma", type=float, help="weigh the loss by min-SNR, 5 is usual (default: no)"
+        "--min-snr-gamma", type=cli.positive_float, help="weigh the loss by min-SNR, 5 is usual (default: no)"
     )
-    parser.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW (default: %(default)s)")
+    parser.add_argument(
+        "--weight-decay", type=cli.not_negative, default=0.0, help="of AdamW (default: %(default)s)"
+    )
     parser.add_argument("--ema-decay", type=float, default=0.9995, help="default: %(default)s")
     return parser.parse_args()
 

@@ -71,7 +71,8 @@ def checkpoints_in(run: str | Path) -> list[Path]:
 
 def keep_newest(run: str | Path, count: int) -> None:
     """Delete all but the newest `count` checkpoints of a run, and what killed processes left; for who writes there."""
-    remove_leftovers(Path(run) / "checkpoints")
+    for folder in (Path(run), Path(run) / "checkpoints"):
+        remove_leftovers(folder)
     for old in checkpoints_in(run)[:-count]:
         shutil.rmtree(old)
 

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from minidiff.backend import Backend, BackendUnavailable, get_backend
 from minidiff.checkpoints import CheckpointError
 from minidiff.data import DataError, Dataset
-from minidiff.diffusion import GaussianDiffusion
+from minidiff.diffusion import DDIM, SAMPLERS, GaussianDiffusion
+from minidiff.files import atomic_path
+from minidiff.pipelines import Pipeline, load_pipeline
 from minidiff.training import Trainer, TrainingError
 
 __all__ = [
     "UsageError",
     "add_arguments",
+    "add_pipeline_arguments",
+    "add_sampling_arguments",
     "add_training_arguments",
     "as_usage_error",
     "choose_device",
     "describe_run",
+    "natural",
+    "not_negative",
+    "open_pipeline",
+    "output_file",
     "parse_labels",
     "positive",
+    "positive_float",
     "run",
+    "save_arrays",
     "train",
+    "with_sampler",
 ]
+
+
+N = TypeVar("N", int, float)
 
 
 class UsageError(ValueError):
@@ -40,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, output_dir: str | None = N
         default="auto",
         help="cpu, cuda, cuda:1, or auto: a GPU if one works (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="same seed, same result (default: %(default)s)")
     if output_dir is not None:
         parser.add_argument(
             "--output-dir", type=Path, default=Path(output_dir), help="where files go (default: %(default)s)"
@@ -49,10 +66,42 @@ def add_arguments(parser: argparse.ArgumentParser, *, output_dir: str | None = N
 
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return _fitting(int(text), int(text) >= 1, "at least 1")
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    return _fitting(int(text), int(text) >= 0, "at least 0")
+
+
+def positive_float(text: str) -> float:
+    """A number above 0, for argparse."""
+    return _fitting(float(text), 0 < float(text) < math.inf, "above 0")
+
+
+def not_negative(text: str) -> float:
+    """A number of at least 0, for argparse."""
+    return _fitting(float(text), 0 <= float(text) < math.inf, "at least 0")
+
+
+def _seed(text: str) -> int:
+    return _fitting(int(text), 0 <= int(text) < 2**64, "from 0 to 2**64 - 1")
+
+
+def _fitting(number: N, fits: bool, what: str) -> N:
+    if not fits:
+        raise argparse.ArgumentTypeError(f"must be {what}, got {number}")
     return number
+
+
+def output_file(text: str) -> Path:
+    """A file that will be written, for argparse: its folder is looked for before the work, not after it."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}; make it first")
+    return path
 
 
 def add_training_arguments(
@@ -62,7 +111,9 @@ def add_training_arguments(
     number = "default: %(default)s"
     parser.add_argument("--steps", type=positive, default=steps, help=f"of training ({number})")
     parser.add_argument("--batch-size", type=positive, default=batch_size, help=f"images per step ({number})")
-    parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"its peak ({number})")
+    parser.add_argument(
+        "--learning-rate", type=positive_float, default=learning_rate, help=f"its peak ({number})"
+    )
     parser.add_argument(
         "--sample-every", type=positive, default=400, help=f"steps between pictures ({number})"
     )
@@ -70,6 +121,47 @@ def add_training_arguments(
     parser.add_argument(
         "--restart", action="store_true", help="delete the run in --output-dir and start anew"
     )
+
+
+def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which folder of diffusers is read, and how; see `open_pipeline`."""
+    parser.add_argument("--model", type=Path, required=True, help="a folder of diffusers")
+    parser.add_argument("--variant", help="of its weights: fp16 for *.fp16.safetensors")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights (default: float32)"
+    )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says how images are drawn from it."""
+    number = "default: %(default)s"
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: the folder's scheduler")
+    parser.add_argument("--steps", type=positive, default=50, help=f"of the sampler ({number})")
+    parser.add_argument("--batch-size", type=positive, default=64, help=f"images at a time ({number})")
+
+
+def open_pipeline(args: argparse.Namespace, backend: Backend) -> Pipeline:
+    """The pipeline that `add_pipeline_arguments` asked for."""
+    return load_pipeline(args.model, device=backend, dtype=args.dtype, variant=args.variant)
+
+
+def with_sampler(pipeline: Pipeline, name: str | None, *, guidance: float = 1.0) -> Pipeline:
+    """The same network with the sampler called `name`, by default its own, as guidance needs it.
+
+    Guidance overshoots and clipping pulls back: then DDIM's noise must follow the clipped image.
+    """
+    with as_usage_error():
+        pipeline = pipeline.with_sampler(name) if name else pipeline
+    if guidance != 1 and isinstance(pipeline.sampler, DDIM):
+        pipeline.sampler.use_clipped_model_output = True
+    return pipeline
+
+
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Write NumPy arrays into one .npz file, whatever its name, and say so."""
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)
+    print(f"arrays: {path}")
 
 
 def describe_run(args: argparse.Namespace, dataset: Dataset, diffusion: GaussianDiffusion) -> dict[str, Any]:
@@ -136,16 +228,19 @@ def parse_labels(text: str, count: int) -> list[int]:
     Raises
     ------
     UsageError
-        If the text is something else, or a label is out of range.
+        If the text is something else, a label is out of range, or `count` is 0.
     """
+    if not count:
+        raise UsageError("labels: the network has no classes")
     labels: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()):
             raise UsageError(f"labels: expected numbers and ranges such as 0-9 or 3,5,7, got {text!r}")
-        labels += range(int(first), int(last if dash else first) + 1)
-    if not labels or max(labels) >= count:
-        raise UsageError(f"labels: {text!r} is not within 0 to {count - 1}")
+        begin, end = int(first), int(last if dash else first)
+        if not begin <= end < count:
+            raise UsageError(f"labels: {text!r} is not within 0 to {count - 1}")
+        labels += range(begin, end + 1)
     return labels
 
 
@@ -165,9 +260,7 @@ def run(main: Callable[[], int | None]) -> None:
     except TrainingError as error:
         code = _complain(error, 1)
     except MemoryError as error:
-        advice = (
-            "lower --batch-size or --image-size, or wrap blocks of the model in minidiff.checkpoint(block)"
-        )
+        advice = "lower the batch size or the size of the images, or wrap blocks of the model in minidiff.checkpoint"
         code = _complain(f"{error}; {advice}" if str(error) else advice, 1)
     except (BackendUnavailable, CheckpointError, DataError, UsageError, OSError) as error:
         code = _complain(error, 2)

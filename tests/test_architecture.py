@@ -22,7 +22,7 @@ MAY = {name: set(LAYERS[:rank]) for rank, name in enumerate(LAYERS)} | {
     "loss_and_gradients": {"backend", "random", "autodiff"},
     "pipelines": {*LAYERS, "files", "weights", "images"},
     "training": {*LAYERS, "loss_and_gradients", "files", "images", "data", "checkpoints"},
-    "cli": {*LAYERS, "files", "images", "data", "checkpoints", "training"},
+    "cli": {*LAYERS, "files", "images", "data", "checkpoints", "training", "pipelines"},
     "convert": {*LAYERS, "files", "weights", "checkpoints"},
     "doctor": {*LAYERS, "files"},
     "__main__": {*LAYERS, "files", "weights", "checkpoints", "pipelines", "cli", "convert", "doctor"},

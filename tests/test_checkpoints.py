@@ -115,12 +115,13 @@ def test_a_run_means_its_newest_checkpoint(tmp_path: Path) -> None:
 
 def test_reading_leaves_what_another_process_is_writing(tmp_path: Path) -> None:
     saved(tmp_path / "checkpoints" / "step-00000001")
-    unfinished = tmp_path / "checkpoints" / ".tmp-12345678"
-    unfinished.mkdir()
+    unfinished = [tmp_path / "checkpoints" / ".tmp-12345678", tmp_path / ".tmp-12345678"]  # here a pipeline
+    for folder in unfinished:
+        folder.mkdir()
     assert load_model(tmp_path)[1]["more"] == [1]
-    assert unfinished.is_dir()
+    assert all(folder.is_dir() for folder in unfinished)
     keep_newest(tmp_path, 2)
-    assert not unfinished.exists()
+    assert not any(folder.exists() for folder in unfinished)
 
 
 def test_missing(tmp_path: Path) -> None:

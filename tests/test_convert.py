@@ -200,6 +200,9 @@ def test_a_lone_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ]
     said([path, "--output", tmp_path / "out", "--dtype", "bfloat16"], capsys)
     assert {entry.dtype for entry in open_weights(tmp_path / "out").entries.values()} == {"bfloat16"}
+    with pytest.raises(CheckpointError, match="only models and pipelines have variants"):
+        main([str(path), "--output", str(tmp_path / "new"), "--variant", "fp16"])
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

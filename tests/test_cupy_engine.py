@@ -71,7 +71,7 @@ class Raw:
 def cupy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """A CuPy with two GPUs. Its attributes say how many, for which CUDA, and what it loaded."""
     cupy = types.ModuleType("cupy")
-    cupy.gpus, cupy.driver, cupy.raws = 2, 12040, []  # type: ignore[attr-defined]
+    cupy.__version__, cupy.gpus, cupy.driver, cupy.raws = "14.2.0", 2, 12040, []  # type: ignore[attr-defined]
 
     def count() -> int:
         if isinstance(cupy.gpus, Exception):
@@ -179,6 +179,28 @@ def test_a_numbered_device_becomes_the_current_one(cupy: Any) -> None:
     assert second.from_numpy(np.ones(1)).device.id == 1
     with pytest.raises(BackendUnavailable, match=r"no cuda:2: .* 2 GPU\(s\); use one of cuda:0 to cuda:1"):
         made.numbered(2)
+
+
+def test_a_matrix_product_without_cublas(cupy: Any) -> None:
+    """CuPy loads cuBLAS when it is first called: its ImportError becomes a cause and what mends it."""
+
+    def matmul(a: Any, b: Any) -> Any:
+        if missing:
+            raise ImportError('Failure finding "libcublasLt.so.12"')
+        return a, b
+
+    array_api_compat.cupy.matmul = matmul
+    made, missing = backend(), False
+    assert made.numbered is not None
+    assert made.numbered(1).xp is made.xp
+    assert made.xp.__name__ == "array_api_compat.cupy"
+    assert made.xp.matmul(1, 2) == (1, 2)
+    missing = True
+    with pytest.raises(
+        BackendUnavailable, match=r"needs cuBLAS.*; .*'cuda-toolkit\[cublas\]==12\.\*'"
+    ) as reason:
+        made.xp.matmul(1, 2)
+    assert isinstance(reason.value.__cause__, ImportError)
 
 
 # --- several devices -------------------------------------------------------------------------------------

@@ -487,6 +487,7 @@ def test_open_dataset_recognises_each(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "idx").name == "idx/train"
     assert open_dataset(str(tmp_path / "cifar"), size=32).name == "cifar/train"
     assert open_dataset(tmp_path / "pictures", size=6).image_shape == (3, 6, 6)
+    assert open_dataset(tmp_path / "pictures", size=6, channels=1).image_shape == (1, 6, 6)
 
 
 def test_open_dataset_explains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from minidiff import backend as registry
+from minidiff import ops
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -45,8 +46,51 @@ def test_commands(line: str) -> None:
         assert f'"{option}"' in sources, f"{script[0]} has no {option}"
 
 
+FILES = [*PAGES, *sorted(ROOT.glob("*.md")), ROOT / "docker/README.md"]
+FOLDERS = ("minidiff", "backends", "tests", "examples", "benchmarks", "docs", "docker", r"\.ci")
+
+
+def prose(file: Path) -> str:
+    """Without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(file: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(file), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_links(file: Path) -> None:
+    """They lead to files and headings that are there; those of other sites are not tried."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(file)):
+        if "://" not in link:
+            name, _, anchor = link.partition("#")
+            target = file.parent / name if name else file
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_that_are_named(file: Path) -> None:
+    """`docker/lock` is there."""
+    for name in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`", prose(file)):
+        assert (ROOT / name).exists(), name
+
+
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")]
     assert pages
-    assert not [page for page in pages if page not in navigation]
+    assert not [page for page in pages if f": {page}\n" not in navigation]
+
+
+def test_the_reference_names_functions_that_have_no_source_of_their_own() -> None:
+    """mkdocstrings reads the source; these are made in loops."""
+    made = {"create", "function"}
+    codes = {name: getattr(getattr(ops, name), "__code__", None) for name in ops.__all__}
+    names = [name for name, code in codes.items() if code is not None and code.co_name in made]
+    assert len(names) > 30
+    page = (ROOT / "docs/reference/ops.md").read_text(encoding="utf-8")
+    assert not [name for name in names if f"`{name}`" not in page]

@@ -45,6 +45,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver without CuPy, whatever is installed here."""
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(minidiff_cupy.diagnosis, "driver_version", lambda: 13000)
+    monkeypatch.setattr(minidiff_cupy.diagnosis, "CONTAINER", ())
 
 
 # --- questions -------------------------------------------------------------------------------------------

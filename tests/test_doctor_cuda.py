@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -18,10 +19,11 @@ from minidiff.backend import BackendUnavailable, get_backend
 from minidiff.doctor import examine, main
 from minidiff.doctor.findings import Finding, ask
 from minidiff.models import UNet
-from minidiff_cupy import diagnosis, nvrtc
+from minidiff_cupy import cache, diagnosis, nvrtc
 from tests import simt
 from tests.simt import namespace
 
+ROOT = Path(__file__).parent.parent
 Machine = types.SimpleNamespace
 EXTRAS = "install it with: pip install 'minidiff[cuda12]'"
 ALL_GPUS = "docker run --gpus all"
@@ -143,6 +145,12 @@ def no_cupy_no_driver(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None
     no_cupy(machine, monkeypatch)
 
 
+def an_old_cupy(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which lacks `cuda.pathfinder`, too."""
+    sys.modules["cupy"].__version__ = "13.6.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
+
+
 def no_folder_for_cupy(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "raise PermissionError(13, 'Permission denied', '/root/.cupy')"
     machine.folder.joinpath("cupy.py").write_text(source)
@@ -183,6 +191,12 @@ FAULTS: dict[str, tuple[Callable[..., None], str, str, str]] = {  # cause, quest
         "pip install 'minidiff[cuda13]'",
     ),
     "no CuPy, no driver": (no_cupy_no_driver, "driver", "there is no NVIDIA driver", "so that `nvidia-smi`"),
+    "old CuPy": (
+        an_old_cupy,
+        "CuPy",
+        "CuPy 13.6.0 is too old, the backend needs 14",
+        "with: pip install 'minidiff[cuda12]'",
+    ),
     "no folder for CuPy": (no_folder_for_cupy, "CuPy", "compiled kernels cannot be kept (", "CUPY_CACHE_DIR"),
     "no driver": (sets(driver=0), "driver", "there is no NVIDIA driver", "so that `nvidia-smi` lists a GPU"),
     "container": (in_a_container, "driver", "there is no NVIDIA driver in this container", ALL_GPUS),
@@ -271,6 +285,40 @@ def test_a_fault_on_the_screen(
     assert examine("cpu").works("cpu")
 
 
+def plain(text: str) -> str:
+    """Without what differs from machine to machine, and without Markdown's marks."""
+    return re.sub(r"\d[\d.]*", "0", text.replace("`", "").partition(" (")[0].lower())
+
+
+def test_plain() -> None:
+    assert plain("CuPy for CUDA 13.2, `a` and 7 (12)") == "cupy for cuda 0, a and 0"
+
+
+TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| (.+?) \| (.+) \|$", TROUBLESHOOTING, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_users_guide(fault: str) -> None:
+    """Its cause has a row, which says what doctor says mends it."""
+    _, _, text, fix = FAULTS[fault]
+    advice = [right for left, right in ROWS if plain(left).startswith(plain(text))]
+    assert any(fix.replace("`", "").lower() in right.replace("`", "").lower() for right in advice), advice
+
+
+def test_a_driver_that_is_too_old_for_any_cupy(machine: Machine) -> None:
+    machine.driver = 11080
+    assert findings()["driver"].fix == "update the driver"
+
+
+def test_no_cupy_in_a_container(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be our image for the CPU, in which there is no pip."""
+    no_cupy(machine, monkeypatch)
+    assert "docker/Dockerfile" not in findings()["CuPy"].fix
+    machine.mark.touch()
+    assert "run the image of docker/Dockerfile" in findings()["CuPy"].fix
+
+
 def test_without_a_driver_nobody_knows_which_cupy(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     no_cupy_no_driver(machine, monkeypatch)
     assert findings()["CuPy"].fix == f"{EXTRAS} ('minidiff[cuda13]' for a CUDA 13 driver)"
@@ -280,6 +328,7 @@ def test_without_cublas_all_but_matrix_products_work(machine: Machine) -> None:
     machine.cublas = False
     finding = findings()["cuBLAS"]
     assert (finding.state, finding.text) == ("caution", "not installed")
+    assert finding.fix.startswith("matmul, tensordot and products in float64 need it")
     assert "pip install 'cuda-toolkit[cublas]==12.*'" in finding.fix
     diagnosis.require()
 
@@ -299,6 +348,19 @@ def test_the_kernel_cache(machine: Machine) -> None:
     (machine.cache / "a.cubin").write_bytes(bytes(2**20))
     assert findings()["kernel cache"].text == f"{machine.cache}: 1 files, 1.0 MiB"
     assert [path.name for path in machine.cache.iterdir()] == ["a.cubin"]
+
+
+def test_what_is_kept_can_be_read_by_other_users_of_the_folder(tmp_path: Path) -> None:
+    """A container may run as somebody else every time. What cannot be written leaves nothing behind."""
+    plain_file = tmp_path / "plain"
+    plain_file.touch()
+    cache.write(tmp_path / "kernel", b"code")
+    assert (tmp_path / "kernel").read_bytes() == b"code"
+    assert (tmp_path / "kernel").stat().st_mode == plain_file.stat().st_mode
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        cache.write(tmp_path / "taken", b"code")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel", "plain", "taken"]
 
 
 def test_a_kernel_cache_that_cannot_be_written_to(machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,23 @@ def test_a_folder_of_diffusers_is_trained_further(pipeline: Path, tmp_path: Path
     assert (tmp_path / "pipeline" / scheduler).read_text() == (pipeline / scheduler).read_text()
 
 
+def test_pictures_of_another_size_are_read_in_the_colours_of_the_network(
+    pipeline: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    for i in range(11):  # the network has labels for ten classes, and one that means any
+        (tmp_path / "pictures" / f"{i:02}").mkdir(parents=True)
+        Image.new("RGB", (20, 18), (20 * i, 9, 200)).save(tmp_path / "pictures" / f"{i:02}" / "x.png")
+    done = run(
+        "finetune.py", "--model", pipeline, "--data-dir", tmp_path / "pictures", "--resolution", 16,
+        "--num-epochs", 1, "--ddpm-num-inference-steps", 1, "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "pipeline" / "unet" / "config.json").read_text())
+    assert (config["sample_size"], config["in_channels"]) == (16, 1)
+
+
 @pytest.mark.parametrize(
     ("script", "options"),
     [
@@ -196,7 +214,34 @@ def test_wrong_input_ends_with_2_and_a_reason(digits: Path, pipeline: Path, tmp_
         ("train_digits.py", "--output-dir", tmp_path / "x", "--batch-size", "0"): "--batch-size",
         ("finetune.py", "--model", tmp_path / "nothing", "--data-dir", "digits"): "nothing/model_index.json",
         ("finetune.py", "--model", pipeline, "--data-dir", "digits", "--resolution", "16"): "8x8, not 16x16",
+        (
+            "finetune.py",
+            "--model",
+            pipeline,
+            "--data-dir",
+            "digits",
+            "--ddpm-num-inference-steps",
+            "2000",
+        ): "2000 steps are not from 1 to the 1000 timesteps",
+        ("finetune.py", "--data-dir", "digits", "--channels", "8,x"): "--channels: expected numbers",
         ("sample_pretrained.py", "--model", digits): "model_index.json",
+        (
+            "sample_pretrained.py",
+            "--model",
+            pipeline,
+            "--output",
+            tmp_path / "nowhere" / "x.png",
+        ): "there is no folder",
+        (
+            "img2img.py",
+            "--model",
+            pipeline,
+            "--data-dir",
+            "digits",
+            "--label",
+            "99",
+        ): "'99' is not within 0 to 10",
+        ("compare_samplers.py", "--model", pipeline, "--steps", "5,2000"): "2000 steps are not from 1 to",
         ("sample_pretrained.py", "--model", pipeline, "--steps", "2000"): "2000",
         (
             "sample_pretrained.py",

@@ -13,6 +13,7 @@ import pytest
 from minidiff.backend import Backend
 from minidiff.diffusion import (
     BETA_SCHEDULES,
+    GaussianDiffusion,
     NoiseSchedule,
     Point,
     noise_like,
@@ -113,11 +114,26 @@ def test_trained_betas() -> None:
     schedule = NoiseSchedule(3, trained_betas=betas)
     np.testing.assert_allclose(schedule.alphas_cumprod, [0.9, 0.72, 0.36], rtol=1e-12)
     assert NoiseSchedule(**json.loads(json.dumps(dataclasses.asdict(schedule)))) == schedule
-    for wrong in ([0.1, 0.2], [0.1, 0.2, 1.5]):
+    assert NoiseSchedule(3, trained_betas=[0.1, 0.2, 1.0]).alphas_cumprod[-1] == 0
+    for wrong in ([0.1, 0.2], [0.1, 0.2, 1.5], [0.1, 1.0, 0.2], [0.1, math.nan, 0.2]):
         with pytest.raises(
-            ValueError, match=r"num_train_timesteps=3 numbers from 0 to 1, got [23] from 0.1 to"
+            ValueError, match=r"num_train_timesteps=3 numbers above 0 and below 1.*got [23] from 0.1 to"
         ):
             NoiseSchedule(3, trained_betas=wrong)
+    with pytest.raises(ValueError, match=r"got 3 from 0\.0 to 0\.2"):
+        NoiseSchedule(3, trained_betas=[0.0, 0.1, 0.2])
+
+
+def test_a_description_says_what_it_said_before_and_what_is_used_besides() -> None:
+    """Runs compare descriptions before they go on, and checkpoints from before the newer fields have none of them."""
+    old = {"num_train_timesteps": 1000, "beta_schedule": "cosine", "beta_start": 0.0001, "beta_end": 0.02}
+    assert NoiseSchedule(**old).describe() == old
+    new = {"rescale_betas_zero_snr": True, "trained_betas": (0.1, 0.2)}
+    assert NoiseSchedule(2, **new).describe().items() >= new.items()
+    for process in (GaussianDiffusion(NoiseSchedule(**old)), GaussianDiffusion(NoiseSchedule(2, **new))):
+        description = json.loads(json.dumps(process.describe()))
+        assert GaussianDiffusion.from_description(description) == process
+    assert GaussianDiffusion(NoiseSchedule(**old)).describe()["schedule"] == old
 
 
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "sigmoid"])

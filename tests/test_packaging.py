@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from minidiff_cupy.diagnosis import OLDEST_CUPY
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 IMPORTED_AS = {"pillow": "PIL"}  # others are imported under their own names
@@ -50,7 +52,7 @@ def test_each_requirement_has_an_oldest_version() -> None:
 @pytest.mark.parametrize("cuda", [12, 13])
 def test_the_extras_for_cuda_are_no_larger_than_they_need_to_be(cuda: int) -> None:
     assert PROJECT["optional-dependencies"][f"cuda{cuda}"] == [
-        f"cupy-cuda{cuda}x>=14",
+        f"cupy-cuda{cuda}x>={OLDEST_CUPY}",
         f"cuda-toolkit[cudart,nvrtc]=={cuda}.*",
     ]
 

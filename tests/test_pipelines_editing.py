@@ -14,7 +14,7 @@ from minidiff.pipelines import image_to_image, inpaint, repaint
 from minidiff.random import Generator
 from tests.gaussian_denoiser import SHAPE, STD, close, gaussian, pictures
 
-NOISY = {"ddpm", "euler-ancestral", "kdpm2-ancestral", "dpm-solver-sde"}
+NOISY = {"ddpm", "euler-ancestral", "kdpm2-ancestral", "dpm-solver-sde", "lcm"}
 
 
 # --- image to image

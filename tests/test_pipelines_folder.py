@@ -85,6 +85,11 @@ def test_a_sampler_of_another_kind_is_refused() -> None:
         Pipeline(small_unet(), diffusion.EDMEuler()).with_sampler("ddim")
 
 
+FLOW_BY_MULTISTEP = diffusion.DPMSolverMultistep(
+    prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+)
+
+
 @pytest.mark.parametrize(
     ("sampler", "expected"),
     [
@@ -93,6 +98,7 @@ def test_a_sampler_of_another_kind_is_refused() -> None:
         (DDPM(variance_type="learned_range"), diffusion.VariationalBound),
         (diffusion.EDMHeun(sigma_data=0.3), diffusion.EDM),
         (diffusion.FlowMatchEuler(shift=2.0), diffusion.FlowMatching),
+        (FLOW_BY_MULTISTEP, diffusion.FlowMatching),
     ],
 )
 def test_a_network_is_trained_for_its_sampler(sampler: Any, expected: type) -> None:
@@ -101,10 +107,14 @@ def test_a_network_is_trained_for_its_sampler(sampler: Any, expected: type) -> N
     for name in ("prediction_type", "shift", "sigma_data"):
         if hasattr(sampler, name) and hasattr(objective, name):
             assert getattr(sampler, name) == getattr(objective, name)
+    if sampler is FLOW_BY_MULTISTEP:
+        assert objective.shift == 3.0
     json.dumps(objective.describe())
 
 
-@pytest.mark.parametrize("sampler", [diffusion.EDMEuler(), diffusion.EDMHeun(), diffusion.FlowMatchEuler()])
+@pytest.mark.parametrize(
+    "sampler", [diffusion.EDMEuler(), diffusion.EDMHeun(), diffusion.FlowMatchEuler(), FLOW_BY_MULTISTEP]
+)
 def test_what_the_objective_asks_for_is_what_the_sampler_expects(sampler: Any) -> None:
     """A network that gives the target of one known image makes the loss vanish, and is drawn to that image."""
     image, objective = 0.5 * Generator(9).normal((1, 1, 8, 8)), training_objective(sampler)
@@ -142,7 +152,14 @@ def test_a_network_that_learns_its_variance() -> None:
 
 
 def test_no_objective_is_an_error() -> None:
-    for sampler, gamma in ((DDPM(variance_type="learned"), None), (diffusion.EDMEuler(), 5.0)):
+    told_noise_levels = diffusion.Euler(prediction_type="v_prediction", timestep_type="continuous")
+    for sampler, gamma in (
+        (DDPM(variance_type="learned"), None),
+        (diffusion.EDMEuler(), 5.0),
+        (FLOW_BY_MULTISTEP, 5.0),
+        (diffusion.FlowMatchEuler(invert_sigmas=True), None),
+        (told_noise_levels, None),
+    ):
         with pytest.raises(ValueError, match="no training objective for"):
             training_objective(sampler, min_snr_gamma=gamma)
 
@@ -154,6 +171,14 @@ def test_half_precision(folder: Path) -> None:
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, exact, atol=0.02)
     assert np.abs(half - exact).max() > 0
+
+
+def test_a_pipeline_holds_no_weights_but_its_networks() -> None:
+    """Training puts other arrays into the network, and `to` moves them."""
+    pipeline = Pipeline(small_unet(), DDIM())
+    generate(pipeline, 1, steps=1, generator=Generator(0))
+    pipeline.model.conv_in.weight.data = other = np.zeros_like(pipeline.model.conv_in.weight.data)
+    assert any(array is other for array in pipeline.weights)
 
 
 def test_the_parts_of_old_folders_lie_beside_the_index(folder: Path, tmp_path: Path) -> None:
@@ -169,6 +194,8 @@ def test_the_parts_of_old_folders_lie_beside_the_index(folder: Path, tmp_path: P
         shutil.copy(folder / part, old / Path(part).name)
     images = [generate(load_pipeline(p), 1, steps=2, generator=Generator(4)) for p in (folder, old)]
     np.testing.assert_array_equal(*images)
+    save_pipeline(Pipeline(small_unet(), DDPM()), old)
+    assert isinstance(load_pipeline(old).sampler, DDPM)
 
 
 def test_saving_again_replaces_the_parts_and_keeps_the_rest(folder: Path) -> None:
@@ -222,6 +249,12 @@ def test_other_pipelines_are_refused(folder: Path, change: dict[str, Any], messa
 def test_damaged_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing/model_index\.json"):
         load_pipeline(tmp_path / "nothing")
+    config = folder / "unet" / "config.json"
+    sized = config.read_text()
+    config.write_text(sized.replace('"sample_size": 8', '"sample_size": null'))
+    with pytest.raises(CheckpointError, match=r"unet/config\.json: .* how large images are"):
+        load_pipeline(folder)
+    config.write_text(sized)
     scheduler = folder / "scheduler" / "scheduler_config.json"
     content = json.loads(scheduler.read_text())
     for bad, message in (
@@ -233,7 +266,9 @@ def test_damaged_folders(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=message):
             load_pipeline(folder)
     scheduler.unlink()
-    with pytest.raises(CheckpointError, match=r"scheduler_config\.json"):
+    with pytest.raises(
+        CheckpointError, match=r"neither scheduler_config\.json nor scheduler/scheduler_config"
+    ):
         load_pipeline(folder)
 
 

@@ -91,6 +91,12 @@ def test_min_snr_weights_are_those_of_the_paper() -> None:
         min_snr_weight("epsilon", snr, 0)
 
 
+def test_min_snr_weights_where_nothing_is_left_of_the_image() -> None:
+    """The limit at a signal-to-noise ratio of 0, the last one with `rescale_betas_zero_snr`: min(snr, 5) / snr is 1."""
+    for kind, limit in {"epsilon": 1, "sample": 0, "v_prediction": 0, "flow_prediction": 0}.items():
+        assert min_snr_weight(kind, np.zeros(1, np.float32), 5.0)[0] == pytest.approx(limit, abs=1e-12)
+
+
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_min_snr_weighs_an_error_of_x0_alike_for_every_prediction_type(kind: str) -> None:
     """The same wrong x_0, said as noise, as v or as itself, costs the same."""

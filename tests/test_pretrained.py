@@ -298,7 +298,7 @@ def test_variants(tmp_path: Path) -> None:
     (tensors,) = (Weights(path) for path in tmp_path.glob("*.fp16.safetensors"))
     assert {entry.dtype for entry in tensors.entries.values()} == {"float16"}
     assert Tower.from_pretrained(tmp_path, variant="fp16").layers[0].weight.dtype == np.float32
-    with pytest.raises(CheckpointError, match=r"there are variants: fp16 \(say variant=\)"):
+    with pytest.raises(CheckpointError, match=r"there are variants: fp16 \(say variant=, or --variant\)"):
         Tower.from_pretrained(tmp_path)
 
 

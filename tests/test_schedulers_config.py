@@ -20,6 +20,7 @@ from minidiff.diffusion import (
     EDMHeun,
     Euler,
     EulerAncestral,
+    FlowMatchHeun,
     Heun,
     KDPM2Ancestral,
     Sampler,
@@ -93,6 +94,33 @@ def test_unknown_options_are_listed() -> None:
     with pytest.warns(UserWarning, match=r"no sampler knows the options \['brand_new', 'colour'\]"):
         sampler = Sampler.from_config({**STABLE_DIFFUSION, "colour": 3, "brand_new": True})
     assert type(sampler) is PNDM
+
+
+def test_options_of_old_files() -> None:
+    """Of diffusers 0.1 to 0.4; what is null says nothing."""
+    old = {"_class_name": "DDPMScheduler", "tensor_format": "pt", "timestep_values": None}
+    assert repr(Sampler.from_config({**old, "predict_epsilon": True})) == "DDPM()"
+    assert repr(Sampler.from_config({**old, "predict_epsilon": False})) == "DDPM(prediction_type='sample')"
+    assert not DDIMInverse.from_config({"set_alpha_to_zero": False}).set_alpha_to_one
+
+
+@pytest.mark.parametrize(
+    ("cls", "option"),
+    [
+        (LMS, {"rescale_betas_zero_snr": True}),
+        (DDIM, {"use_flow_sigmas": True}),
+        (FlowMatchHeun, {"invert_sigmas": True}),
+        (DDIM, {"timestep_type": "continuous"}),
+    ],
+)
+def test_what_the_network_was_trained_for_is_not_dropped_in_silence(
+    cls: type[Sampler], option: dict[str, Any]
+) -> None:
+    with pytest.warns(
+        UserWarning, match=f"{cls.__name__}.from_config: the network was trained for .*{option}"
+    ):
+        cls.from_config(option)
+    Sampler.from_config({**STABLE_DIFFUSION, **dict.fromkeys(option, None)})
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,28 @@ import pytest
 from minidiff.diffusion import (
     DDIM,
     DDPM,
+    DEIS,
     KDPM2,
     LCM,
     PNDM,
     SAMPLERS,
     DDIMInverse,
+    DPMSolverMultistep,
+    DPMSolverSinglestep,
     EDMEuler,
     Euler,
+    FlowMatchEuler,
     Heun,
     KDPM2Ancestral,
     NoiseSchedule,
+    UniPC,
     make_sampler,
 )
 from minidiff.diffusion.samplers.beta_quantile import beta_quantile
 from minidiff.diffusion.samplers.spacing import SIGMA_FAMILIES, timestep_of
 
 SPACINGS = ["leading", "trailing", "linspace"]
+FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
 
 def timesteps(sampler: Any, n: int) -> list[float]:
@@ -123,7 +129,7 @@ def test_chosen_timesteps(sampler: Any) -> None:
     sampler.set_timesteps(timesteps=[900, 500, 40])
     assert sampler.timesteps == [900, 500, 40]
     assert sampler.points[1].ratio == pytest.approx(sampler.schedule.ratios[500], rel=1e-12)
-    for wrong in ([500, 500], [40, 900], [1000, 3], [3, -1]):
+    for wrong in ([500, 500], [40, 900], [1000, 3], [3, -1], [], np.array([40, 900]), [900, math.nan]):
         with pytest.raises(ValueError, match="timesteps must go down from 999 at most to 0 at least"):
             sampler.set_timesteps(timesteps=wrong)
     for arguments in ({}, {"num_inference_steps": 3, "timesteps": [3, 2, 1]}):
@@ -148,7 +154,7 @@ def test_chosen_timesteps_of_several_calls() -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("n", [0, -1, 1001])
 def test_impossible_numbers_of_steps(name: str, n: int) -> None:
-    with pytest.raises(ValueError, match=rf"{n} steps are not from 1 to the 1000 timesteps"):
+    with pytest.raises(ValueError, match=rf"{n} steps are not from 1 to (the 1000 timesteps|original_inf)"):
         make_sampler(name, NoiseSchedule()).set_timesteps(n)
 
 
@@ -242,3 +248,28 @@ def test_options_of_euler() -> None:
 def test_karras_timesteps_are_rounded_where_diffusers_rounds_them() -> None:
     assert all(t == round(t) for t in timesteps(KDPM2(use_karras_sigmas=True), 6)[::2])
     assert any(t != round(t) for t in timesteps(Heun(use_karras_sigmas=True), 6))
+
+
+# --- sigmas of flow matching
+
+
+@pytest.mark.parametrize("wrong", [[], [0.5, 0.9], [1.5, 0.1], [0.5, 0.0], [math.nan]])
+def test_chosen_sigmas(wrong: list[float]) -> None:
+    with pytest.raises(ValueError, match="sigmas must go down from 1 at most to above 0, got"):
+        FlowMatchEuler().set_timesteps(sigmas=wrong)
+
+
+@pytest.mark.parametrize("sampler", [FlowMatchEuler(shift_terminal=0.1), UniPC(**FLOW, shift_terminal=0.1)])
+def test_a_terminal_sigma_needs_two_steps(sampler: Any) -> None:
+    sampler.set_timesteps(2)
+    assert sampler.points[1].sigma == pytest.approx(0.1, rel=1e-9)
+    with pytest.raises(ValueError, match=r"shift_terminal=0.1 needs 2 steps or more: the first sigma is 1"):
+        sampler.set_timesteps(1)
+
+
+@pytest.mark.parametrize("cls", [DEIS, DPMSolverMultistep, DPMSolverSinglestep, UniPC])
+def test_sigmas_of_flow_matching_are_not_above_one(cls: Any) -> None:
+    for curve in ("karras", "exponential", "beta"):
+        if (cls, curve) != (UniPC, "karras"):
+            with pytest.raises(ValueError, match=f"use_flow_sigmas sigmas are from 0 to 1.*{curve} curve"):
+                cls(**FLOW, **{f"use_{curve}_sigmas": True})

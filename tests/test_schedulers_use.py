@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,15 +17,19 @@ from minidiff.diffusion import (
     LMS,
     PNDM,
     SAMPLERS,
+    DPMSolverMultistep,
     EDMEuler,
     Euler,
+    EulerAncestral,
     Heun,
     KDPM2Ancestral,
     NoiseSchedule,
     Sampler,
+    UniPC,
     make_sampler,
 )
 from minidiff.diffusion.samplers.euler import down_and_up
+from minidiff.diffusion.sampling import follow
 from minidiff.random import Generator
 from tests.diffusers_dummy import ramp, reversed_ramp
 
@@ -48,6 +55,20 @@ def test_a_second_run_is_as_the_first(name: str) -> None:
     np.testing.assert_array_equal(walk(sampler, ramp()), first)
     sampler.set_timesteps(7)
     np.testing.assert_array_equal(walk(sampler, ramp()), first)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_copies_take_steps_by_turns(name: str) -> None:
+    sampler = make_sampler(name, NoiseSchedule())
+    sampler.set_timesteps(7)
+    images = [ramp(), reversed_ramp()]
+    alone = [walk(sampler, x) for x in images]
+    samplers, generators = [copy.copy(sampler) for _ in images], [Generator(5) for _ in images]
+    for t in sampler.timesteps:
+        for i, (one, rng) in enumerate(zip(samplers, generators, strict=True)):
+            y = np.sin(3 * one.scale_model_input(images[i], t))
+            images[i] = one.step(y, t, images[i], rng=rng).prev_sample
+    np.testing.assert_array_equal(images, alone)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -131,6 +152,78 @@ def test_a_runge_kutta_step_cannot_begin_in_its_middle() -> None:
         sampler.step(ramp(), sampler.timesteps[1], ramp())
 
 
+def test_a_run_may_begin_at_the_first_of_several_equal_timesteps() -> None:
+    """Low sigmas along a curve lie at timesteps 1, 1, 0, 0: every step from there is taken once, and in its order."""
+    sampler = DPMSolverMultistep(use_exponential_sigmas=True)
+    sampler.set_timesteps(50)
+    begin = 46
+    assert sampler.timesteps[begin:] == [1, 1, 0, 0]
+    x = sampler.points[begin].sigma * ramp()
+    expected = x
+    for point, following in pairwise(sampler.points[begin:]):  # a network that says 0 has x_0 = x / alpha
+        expected = expected * following.alpha / point.alpha
+    got = follow(lambda i: lambda x, t: 0 * x, x, sampler, rng=Generator(0), begin=begin)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_a_loop_in_parts_is_the_loop() -> None:
+    runs = []
+    for stops in ([0, 10], [0, 3, 4, 10]):
+        sampler, x = DPMSolverMultistep(solver_order=3), ramp()
+        sampler.set_timesteps(10)
+        for begin, end in pairwise(stops):
+            x = follow(lambda i: lambda y, t: np.sin(y), x, sampler, rng=Generator(0), begin=begin, end=end)
+        runs.append(x)
+    np.testing.assert_array_equal(*runs)
+
+
+# --- noise of a point
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Euler(),
+        DPMSolverMultistep(use_karras_sigmas=True),
+        UniPC(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0),
+    ],
+)
+def test_noise_is_added_at_points_however_they_are_named(sampler: Any) -> None:
+    sampler.set_timesteps(10)
+    x, z, point = ramp(), reversed_ramp(), sampler.points[3]
+    t, n, expected = point.timestep, len(x), point.alpha * x + point.sigma * z
+    for named in (t, np.asarray(t), np.asarray(t)[()], [t] * n, (t,) * n, np.asarray([t] * n)):
+        np.testing.assert_allclose(sampler.add_noise(x, z, named), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_of_flow_matching_is_not_that_of_a_noise_schedule() -> None:
+    sampler = UniPC(use_flow_sigmas=True, prediction_type="flow_prediction")
+    with pytest.raises(ValueError, match=r"UniPC: call set_timesteps\(n\)"):
+        sampler.add_noise(ramp(), ramp(), 555)
+    sampler.set_timesteps(10)
+    with pytest.raises(ValueError, match="UniPC: timestep 555 is none of the 10"):
+        sampler.add_noise(ramp(), ramp(), 555)
+
+
+# --- networks with a learned variance
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_learned_variance_beside_the_output_is_not_in_the_way(name: str) -> None:
+    """Of networks of improved diffusion, which are drawn with DDIM and DPM-Solver too."""
+    images = []
+    for channels in (1, 2):
+        sampler = make_sampler(name, NoiseSchedule())
+        sampler.set_timesteps(6)
+        x, rng = ramp(), Generator(0)
+        for t in sampler.timesteps:
+            y = np.sin(3 * sampler.scale_model_input(x, t))
+            y = y if channels == 1 else np.concatenate([y, 0 * y + 1], axis=1)
+            x = sampler.step(y, t, x, rng=rng).prev_sample
+        images.append(x)
+    np.testing.assert_array_equal(*images)
+
+
 # --- errors
 
 
@@ -180,6 +273,7 @@ def test_steps_out_of_order(name: str) -> None:
         ),
         (ValueError, "prediction_type must be one of", lambda: EDMEuler(prediction_type="sample")),
         (ValueError, "number of steps must be at least 1, got 0", lambda: EDMEuler().set_timesteps(0)),
+        (TypeError, "sigma_min", lambda: EulerAncestral(sigma_min=0.1)),  # type: ignore[call-arg]
         (TypeError, "clip_samples", lambda: DDIM(clip_samples=False)),  # type: ignore[call-arg]
         (TypeError, "give a NoiseSchedule, or its fields", lambda: DDIM(NoiseSchedule(), beta_end=0.5)),
         (TypeError, "give a NoiseSchedule, or its fields", lambda: DDIM("cosine")),  # type: ignore[arg-type]
@@ -188,6 +282,11 @@ def test_steps_out_of_order(name: str) -> None:
 def test_bad_options(error: type[Exception], message: str, make: Any) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_an_option_may_be_replaced() -> None:
+    sampler = dataclasses.replace(DDIM(beta_end=0.012, rescale_betas_zero_snr=True), eta=0.5)
+    assert repr(sampler) == "DDIM(beta_end=0.012, eta=0.5, rescale_betas_zero_snr=True)"
 
 
 def test_schedule_fields_as_keywords() -> None:

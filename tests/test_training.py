@@ -143,7 +143,7 @@ def test_out_of_memory_keeps_the_checkpoint(tmp_path: Path, capsys: pytest.Captu
         cli.run(lambda: cli.train(run, restart=False))
     assert ended.value.code == 1
     assert re.search(
-        r"^error: step 5: Unable to allocate 256\. PiB .*The last checkpoint is .*step-00000004; lower --batch-size",
+        r"^error: step 5: Unable to allocate 256\. PiB .*The last checkpoint is .*step-00000004; lower the batch size",
         capsys.readouterr().err,
     )
     assert weights(tmp_path) == before

@@ -11,9 +11,10 @@ import pytest
 from minidiff import ops
 from minidiff.autodiff import Parameter, value_and_grad
 from minidiff.backend import Backend
-from minidiff.diffusion import EDM, FlowMatching, NoiseSchedule, VariationalBound
+from minidiff.diffusion import EDM, FlowMatching, GaussianDiffusion, NoiseSchedule, VariationalBound
 from minidiff.diffusion.flow import logit_normal_times, shift_times, uniform_times
 from minidiff.diffusion.vlb import discretized_gaussian_log_likelihood, normal_kl
+from minidiff.models import UNet2DModel
 from minidiff.random import Generator
 
 SHAPE = (4, 3, 5, 6)
@@ -297,6 +298,97 @@ def test_what_the_bound_refuses() -> None:
         VariationalBound(NoiseSchedule(1))
     with pytest.raises(ValueError, match="3-channel images must return 6 channels, got 3"):
         VariationalBound().loss(lambda x, t: x, images(0), Generator(0))
+
+
+# --- halves
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_edm_asks_for_in_half_precision(dtype: str) -> None:
+    """At little noise, too, where x_0 - c_skip x is a difference of nearly equal images: within a few roundings."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x0, edm = images(0).astype(getattr(ml_dtypes, dtype, dtype)), EDM(mean=-5.0, std=0.5)
+    rounding = {"float16": 2e-3, "bfloat16": 1.6e-2}[dtype]
+    loss, exact = (
+        float(edm.loss(lambda x, t: ops.zeros_like(x), x, Generator(0))) for x in (x0, x0.astype(np.float64))
+    )
+    assert loss == pytest.approx(exact, rel=rounding)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_bound_in_half_precision(dtype: str) -> None:
+    """Half of the variances of the linear schedule, and their quotients, are outside the range of float16."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    bound, t = VariationalBound(), np.array([0, 3, 500, 999])
+    x0 = np.clip(images(0), -1, 1).astype(getattr(ml_dtypes, dtype, dtype))
+    x_t = bound.schedule.add_noise(x0, images(1).astype(x0.dtype), t)
+    output = np.concatenate([images(2), images(3) / 3], axis=1).astype(x0.dtype)
+    got, expected = (
+        bound.terms(*(a.astype(d) for a in (output, x0, x_t)), t) for d in (x0.dtype, np.float64)
+    )
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
+    np.testing.assert_allclose(bound.prior(x0), bound.prior(x0.astype(np.float64)), rtol=1e-2)
+
+
+def test_the_bound_visits_every_timestep_in_half_precision() -> None:
+    ml_dtypes, seen = pytest.importorskip("ml_dtypes"), []
+
+    def model(x: Any, t: Any) -> Any:
+        seen.append(int(t[0]))
+        return ops.concat([x, x], axis=1)
+
+    x0 = np.zeros((1, 1, 1, 1), ml_dtypes.bfloat16)
+    VariationalBound(NoiseSchedule(400)).bound(model, x0, Generator(0))
+    assert seen == list(range(400))
+
+
+# --- dropout
+
+
+class Dropping:
+    """A network with dropout, which remembers the generators that it was given."""
+
+    def __init__(self, probability: float, channels: int = 1) -> None:
+        self.config, self.channels = {"dropout": probability}, channels
+        self.seen: list[Any] = []
+
+    def __call__(self, x: Any, t: Any, labels: Any = None, *, rng: Any = None) -> Any:
+        self.seen.append(rng)
+        return ops.concat([x] * self.channels, axis=1)
+
+
+@pytest.mark.parametrize(
+    "objective", [GaussianDiffusion(), EDM(), FlowMatching(), VariationalBound()], ids=repr
+)
+@pytest.mark.parametrize("labels", [None, np.arange(4)])
+def test_dropout_is_turned_on_in_training(objective: Any, labels: Any) -> None:
+    channels = 2 if isinstance(objective, VariationalBound) else 1
+    x0, rng = np.clip(images(0), -1, 1), Generator(0)
+    dropping, keeping = Dropping(0.5, channels), Dropping(0.0, channels)
+    for model in (dropping, keeping):
+        objective.loss(model, x0, rng, labels=labels)
+    assert dropping.seen == [rng]
+    assert keeping.seen == [None]
+    keeping.config = object()  # type: ignore[assignment]
+    objective.loss(keeping, x0, rng, labels=labels)
+    assert keeping.seen == [None] * 2  # what a network of others calls its configuration says nothing
+    if channels == 2:
+        VariationalBound(NoiseSchedule(3)).bound(dropping, x0, rng)
+        assert dropping.seen[1:] == [None] * 3  # what a network says is asked without
+
+
+def test_dropout_of_a_unet_in_training_and_not_in_sampling() -> None:
+    small: dict[str, Any] = {
+        "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": [8], "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "norm_num_groups": 4,
+    }  # fmt: skip
+    with_it, without = (UNet2DModel(**small, dropout=p, rng=Generator(1)) for p in (0.5, 0.0))
+    x0, process = images(0, (4, 3, 8, 8)), GaussianDiffusion()
+    losses = [float(process.loss(model, x0, Generator(2))) for model in (with_it, with_it, without)]
+    assert losses[0] == losses[1] != losses[2]
+    drawn = [process.sample(m, (1, 3, 8, 8), steps=2, rng=Generator(3)) for m in (with_it, without)]
+    np.testing.assert_array_equal(*drawn)
 
 
 # --- labels

@@ -135,7 +135,7 @@ def test_names_of_variants_are_those_of_diffusers(tmp_path: Path) -> None:
         "diffusion_pytorch_model.safetensors.index.fp16.json",
     ]
     assert_same(open_weights(tmp_path, variant="fp16"), state)
-    with pytest.raises(CheckpointError, match=r"there are variants: fp16 \(say variant=\)"):
+    with pytest.raises(CheckpointError, match=r"there are variants: fp16 \(say variant=, or --variant\)"):
         open_weights(tmp_path)
 
 

@@ -30,6 +30,7 @@ from minidiff_cupy.embedding import embedding
 from minidiff_cupy.graphs import StreamRecorder, compiler
 from minidiff_cupy.linear import linear
 from minidiff_cupy.linear_combination import linear_combination
+from minidiff_cupy.namespace import namespace
 from minidiff_cupy.normalization import group_norm, layer_norm, rms_norm
 from minidiff_cupy.optimizer import (
     adam,
@@ -111,9 +112,9 @@ def _on(cupy: Any, name: str, number: int | None) -> Backend:
     Kernels, compiled functions and transfers run where their arrays are. What CuPy's own operators and functions do
     outside of them they do on the current device.
     """
-    from array_api_compat import cupy as xp
+    from array_api_compat import cupy as compat
 
-    count = cupy.cuda.runtime.getDeviceCount()
+    xp, count = namespace(compat), cupy.cuda.runtime.getDeviceCount()
     if number is not None:
         if number >= count:
             raise BackendUnavailable(

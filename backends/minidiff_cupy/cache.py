@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 __all__ = ["folder", "write"]
@@ -18,6 +18,9 @@ def folder() -> Path:
 
 def write(path: Path, content: bytes) -> None:
     """At once or not at all, since another process may read it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # other users may not read tempfile's
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

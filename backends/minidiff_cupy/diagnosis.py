@@ -20,6 +20,7 @@ from minidiff_cupy import cache
 
 __all__ = ["diagnose", "require"]
 
+OLDEST_CUPY = 14  # as the extras say
 OLDEST = 75  # compute capability that has the instructions of our kernels
 CONTAINER = ("/.dockerenv", "/run/.containerenv")  # Docker's mark, Podman's mark
 LOADED_DRIVER = Path("/proc/driver/nvidia/version")  # of the host, in a container too
@@ -59,17 +60,25 @@ def cupy_for() -> tuple[Any, int]:
     Raises
     ------
     BackendUnavailable
-        If it is not installed, or cannot be imported.
+        If it is not installed, cannot be imported, or is too old.
     """
     try:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
+        instead = "; in a container, run the image of docker/Dockerfile, as that for the CPU has neither CuPy nor pip"
         raise BackendUnavailable(
-            f"CuPy cannot be imported ({error})", f"install it with: {_extra(driver_version() // 1000)}"
+            f"CuPy cannot be imported ({error})",
+            f"install it with: {_extra(driver_version() // 1000)}{instead if _in_container() else ''}",
         ) from error
     except OSError as error:  # it makes its folder for kernels when it is imported
         raise _no_cache(error) from error
-    return cupy, cupy.cuda.runtime.runtimeGetVersion() // 1000
+    cuda = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    if int(cupy.__version__.partition(".")[0]) < OLDEST_CUPY:
+        raise BackendUnavailable(
+            f"CuPy {cupy.__version__} is too old, the backend needs {OLDEST_CUPY}",
+            f"install a newer one with: {_extra(cuda)}",
+        )
+    return cupy, cuda
 
 
 def driver_version() -> int:
@@ -96,17 +105,17 @@ def driver() -> str:
         raise _no_driver()
     _, needed = cupy_for()
     if version // 1000 < needed:
-        older = f": pip uninstall cupy-cuda{needed}x; {_extra(12)}" if version >= 12000 else ""
+        older = f", or install the CuPy that is made for it: pip uninstall cupy-cuda{needed}x; {_extra(12)}"
         raise BackendUnavailable(
             f"the NVIDIA driver is for CUDA {version // 1000}, this CuPy is for CUDA {needed}",
-            f"update the driver, or install the CuPy that is made for it{older}",
+            f"update the driver{older if version >= 12000 else ''}",  # no CuPy of ours is for an older one
         )
     return f"for CUDA {_dotted(version)} and older"
 
 
 def _no_driver() -> BackendUnavailable:
-    container, loaded = any(map(os.path.exists, CONTAINER)), LOADED_DRIVER.exists()
-    if container:
+    loaded = LOADED_DRIVER.exists()
+    if _in_container():
         return BackendUnavailable(
             "this container was started without the NVIDIA driver of its host"
             if loaded
@@ -122,6 +131,10 @@ def _no_driver() -> BackendUnavailable:
         "there is no NVIDIA driver",
         "install it, so that `nvidia-smi` lists a GPU; in a container, start that with `docker run --gpus all`",
     )
+
+
+def _in_container() -> bool:
+    return any(map(os.path.exists, CONTAINER))
 
 
 def gpu() -> None:
@@ -230,21 +243,29 @@ def _cublas() -> str:
     try:
         from cupy.cuda import cublas  # noqa: F401 (loads the library)
     except ImportError:
-        _, cuda = cupy_for()
         warnings.warn(
-            "matmul, vecdot, tensordot and all products in float64 need it, networks in float32, float16 and bfloat16 "
-            f"do not: pip install 'cuda-toolkit[cublas]=={cuda}.*'",
+            "matmul, tensordot and products in float64 need it, networks in float32, float16 and bfloat16 do not; "
+            + no_cublas().fix,
             stacklevel=1,
         )
         return "not installed"
     return "found"
 
 
+def no_cublas() -> BackendUnavailable:
+    """What to say when CuPy does not find cuBLAS for a product of matrices."""
+    _, cuda = cupy_for()
+    return BackendUnavailable(
+        "this product of matrices needs cuBLAS, which CuPy does not find",
+        f"install it with: pip install 'cuda-toolkit[cublas]=={cuda}.*'",
+    )
+
+
 def _cache() -> str:
     try:
         folder = cache.folder()
         cache.write(folder / "doctor", b"")
-        (folder / "doctor").unlink()
+        (folder / "doctor").unlink(missing_ok=True)
     except OSError as error:
         raise _no_cache(error) from error
     sizes = [path.stat().st_size for path in folder.iterdir() if path.is_file()]

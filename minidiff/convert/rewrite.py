@@ -48,6 +48,7 @@ def known_model(config: Mapping[str, Any]) -> type[PretrainedModule] | None:
 
 def rewrite_checkpoint(path: Path, output: Path, dtype: str | None, variant: str | None) -> None:
     """The averaged weights of a run's newest checkpoint, as a folder for `from_pretrained`."""
+    _refuse_variant(path, variant)
     folder = find_checkpoint(path)
     model, _ = load_model(folder)
     if not isinstance(model, PretrainedModule):
@@ -101,9 +102,17 @@ def _refuse_nothing_but_pickles(folder: Path) -> None:
 
 def rewrite_weights(path: Path, output: Path, dtype: str | None, variant: str | None) -> None:
     """The same tensors, under the file name of diffusers."""
+    _refuse_variant(path, variant)
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     weights = Weights(*files)
     write_weights(output, weights.one_by_one(weights), dtype=dtype)
+
+
+def _refuse_variant(path: Path, variant: str | None) -> None:
+    if variant is not None:
+        raise CheckpointError(
+            f"{path}: only models and pipelines have variants; leave --variant out, or name one file"
+        )
 
 
 def rewrite(function: Rewrite, path: Path, output: Path, dtype: str | None, variant: str | None) -> None:

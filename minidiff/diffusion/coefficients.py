@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from minidiff.autodiff import stop_gradient
 from minidiff.backend import Array, backend_of
-from minidiff.ops.support import dtype_name, find_dtype
+from minidiff.ops.support import cast, dtype_name, find_dtype
 
-__all__ = ["Coefficient", "Timesteps"]
+__all__ = ["Coefficient", "Timesteps", "beside_images"]
 
 Timesteps: TypeAlias = Any  # an int, a list of ints, or an array of integers, shape (N,), of any library
 
@@ -45,7 +45,7 @@ class Coefficient:
                 return float(values)
             if like is not None:
                 values = _send(values, like, like.dtype)
-        return values if like is None else _beside(values, like)
+        return values if like is None else beside_images(values, like)
 
     def _on_device(self, t: Array, like: Array) -> Array:
         xp = backend_of(t).xp
@@ -72,11 +72,12 @@ def _send(host: NDArray[np.float64], near: Array, dtype: Any) -> Array:
     return backend_of(near).xp.asarray(host.tolist(), dtype=dtype, device=array_api_compat.device(near))
 
 
-def _beside(values: Array, images: Array) -> Array:
-    """One number per image, (N,), as (N, 1, 1, 1)."""
+def beside_images(values: Array, images: Array) -> Array:
+    """One number for each image, (N,), in the dtype of the images, as (N, 1, 1, 1)."""
     if tuple(values.shape) != tuple(images.shape[:1]):
         raise ValueError(
             f"timesteps of shape {tuple(values.shape)} for images of shape {tuple(images.shape)}: "
             f"give one number, or {images.shape[0]} of them, one per image"
         )
-    return backend_of(values).xp.reshape(values, (images.shape[0],) + (1,) * (images.ndim - 1))
+    xp = backend_of(values).xp
+    return cast(xp, xp.reshape(values, (-1,) + (1,) * (len(images.shape) - 1)), images)

@@ -13,8 +13,9 @@ from typing import Any
 
 from minidiff import ops
 from minidiff.backend import Array
+from minidiff.diffusion.coefficients import beside_images
 from minidiff.diffusion.draws import noise_like
-from minidiff.diffusion.loss import beside_images, conditioned
+from minidiff.diffusion.loss import conditioned
 from minidiff.random import Generator
 
 __all__ = ["EDM"]
@@ -89,8 +90,7 @@ class EDM:
             x_0 + sigma noise.
         sigma : array, shape (N,)
         """
-        level = beside_images(sigma, x)
-        c_skip, c_out, c_in = self.scalings(level)
+        c_skip, c_out, c_in = (beside_images(c, x) for c in self.scalings(sigma))
         return ops.add(ops.multiply(model(c_in * x, self.noise_label(sigma)), c_out), c_skip * x)
 
     def loss(
@@ -104,13 +104,17 @@ class EDM:
     ) -> Any:
         """Mean over images and pixels of lambda(sigma) (D(x; sigma) - x_0)^2 (eq. 8), computed as an error of F.
 
+        What F should say is (x_0 - c_skip x) / c_out. At little noise that is a difference of nearly equal images, so
+        it is put together from x_0 and the noise instead: (sigma / sigma_data x_0 - sigma_data noise) c_in.
+
         Parameters
         ----------
         model : callable
-            `model(c_in x, c_noise)`, or with `labels=labels`; c_noise is an array of floats, shape (N,).
+            `model(c_in x, c_noise)`, or with `labels=labels`; c_noise is an array of floats, shape (N,). With
+            dropout, see `diffusion_loss`.
         x0 : array, shape (N, C, H, W)
         rng : Generator
-            Draws noise levels, noise, then hidden labels.
+            Draws noise levels, noise, hidden labels, then dropout.
         labels : array of integers, shape (N,), optional
         null_label : int, optional
             Takes the place of labels that are hidden.
@@ -124,10 +128,11 @@ class EDM:
         predict = conditioned(
             model, rng, labels, null_label, 0.0 if labels is None else self.null_probability
         )
-        level = beside_images(sigma, x0)
-        c_skip, c_out, c_in = self.scalings(level)
-        x = x0 + level * noise
-        return ops.mse_loss(predict(c_in * x, self.noise_label(sigma)), (x0 - c_skip * x) / c_out)
+        c_in = self.scalings(sigma)[2]
+        parts = (c_in, sigma * c_in, sigma * c_in / self.sigma_data, -self.sigma_data * c_in)
+        x_of_x0, x_of_noise, f_of_x0, f_of_noise = (beside_images(part, x0) for part in parts)
+        output = predict(x_of_x0 * x0 + x_of_noise * noise, self.noise_label(sigma))
+        return ops.mse_loss(output, f_of_x0 * x0 + f_of_noise * noise)
 
     def describe(self) -> dict[str, Any]:
         """All fields as JSON values."""

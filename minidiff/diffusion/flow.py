@@ -12,8 +12,9 @@ from typing import Any
 
 from minidiff import ops
 from minidiff.backend import Array
+from minidiff.diffusion.coefficients import beside_images
 from minidiff.diffusion.draws import noise_like
-from minidiff.diffusion.loss import beside_images, conditioned
+from minidiff.diffusion.loss import conditioned
 from minidiff.random import Generator
 
 __all__ = ["TIMES", "FlowMatching", "logit_normal_times", "shift_times", "uniform_times"]
@@ -123,10 +124,11 @@ class FlowMatching:
         Parameters
         ----------
         model : callable
-            `model(x_t, num_train_timesteps * t)`, or with `labels=labels`; times are floats, shape (N,).
+            `model(x_t, num_train_timesteps * t)`, or with `labels=labels`; times are floats, shape (N,). With dropout,
+            see `diffusion_loss`.
         x0 : array, shape (N, C, H, W)
         rng : Generator
-            Draws times, noise, then hidden labels.
+            Draws times, noise, hidden labels, then dropout.
         labels : array of integers, shape (N,), optional
         null_label : int, optional
             Takes the place of labels that are hidden.

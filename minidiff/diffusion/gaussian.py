@@ -122,8 +122,8 @@ class GaussianDiffusion:
         return sample(denoise, shape, method, steps=steps, rng=rng, callback=callback, progress=progress)
 
     def describe(self) -> dict[str, Any]:
-        """All fields as JSON values."""
-        return asdict(self)
+        """All fields as JSON values; of the schedule, those that say something."""
+        return {**asdict(self), "schedule": self.schedule.describe()}
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Self:

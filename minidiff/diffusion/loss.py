@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from minidiff.diffusion.prediction import min_snr_weight, target
 from minidiff.diffusion.schedule import NoiseSchedule
 from minidiff.random import Generator
 
-__all__ = ["beside_images", "conditioned", "diffusion_loss"]
+__all__ = ["conditioned", "diffusion_loss"]
 
 
 def diffusion_loss(
@@ -34,14 +34,15 @@ def diffusion_loss(
     Parameters
     ----------
     model : callable
-        `model(x_t, t)`, or `model(x_t, t, labels=labels)`, returns an array like `x_t`.
+        `model(x_t, t)`, or `model(x_t, t, labels=labels)`, returns an array like `x_t`. It is given `rng=`, too, if
+        its `config` says that it has dropout.
     x0 : array, shape (N, C, H, W)
         Clean images, on the model's device.
     schedule : NoiseSchedule
     prediction_type : "epsilon", "sample" or "v_prediction"
         What the model's output means.
     rng : Generator
-        Draws timesteps, noise, then dropped labels, on the model's device.
+        Draws timesteps, noise, dropped labels, then dropout, on the model's device.
     labels : array of integers, shape (N,), optional
     null_label : int, optional
         The class that stands for "any".
@@ -89,7 +90,9 @@ def conditioned(
     null_label: int | None,
     null_probability: float,
 ) -> Callable[[Array, Array], Any]:
-    """`model` as a function of (x, t), with the labels of a training batch, some of which are hidden.
+    """`model` as a function of (x, t) in training: with labels, some of which are hidden, and dropout if it has any.
+
+    A network with dropout is one whose `config`, as that of `UNet2DModel`, has "dropout" above 0; it takes `rng=`.
 
     Raises
     ------
@@ -103,10 +106,8 @@ def conditioned(
                 f"got null_label={null_label}" + (" and no labels" if labels is None else "")
             )
         labels = drop_labels(rng, labels, null_label, null_probability)
-    return model if labels is None else partial(model, labels=labels)
-
-
-def beside_images(values: Array, images: Array) -> Array:
-    """One number for each image, (N,), in the dtype of the images, as (N, 1, 1, 1)."""
-    shaped = ops.reshape(values, (-1,) + (1,) * (len(images.shape) - 1))
-    return ops.astype(shaped, images.dtype, copy=False)
+    given: dict[str, Any] = {} if labels is None else {"labels": labels}
+    config = getattr(model, "config", None)
+    if isinstance(config, Mapping) and config.get("dropout"):
+        given["rng"] = rng
+    return partial(model, **given) if given else model

@@ -16,6 +16,8 @@ from minidiff.backend import Array
 
 __all__ = ["PREDICTION_TYPES", "find_prediction", "min_snr_weight", "target", "to_sample_and_noise"]
 
+LEAST_SNR = 1e-20  # where it is 0, the weight of an error of the noise, min(snr, gamma) / snr, is still 1
+
 Pair: TypeAlias = Callable[[Any, Any], tuple[Any, Any]]  # of (alpha, sigma)
 
 
@@ -133,4 +135,5 @@ def min_snr_weight(prediction_type: str, snr: Array, gamma: float) -> Array:
     """
     if not gamma > 0:
         raise ValueError(f"min-SNR: gamma must be above 0, got {gamma}")
+    snr = ops.clip(snr, LEAST_SNR, None)
     return ops.clip(snr, None, gamma) * find_prediction(prediction_type).weight(snr)

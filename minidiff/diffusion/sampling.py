@@ -110,6 +110,7 @@ def follow(
         At the point `end`.
     """
     end = len(sampler.timesteps) if end is None else end
+    sampler.set_begin_index(begin)
     indices: Iterable[int] = range(begin, end)
     for i in shown(indices, end - begin) if progress else indices:
         t = sampler.timesteps[i]

@@ -8,7 +8,7 @@ sigma_t = sqrt(1 - alpha_bar_t), so that images of variance 1 keep it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -63,7 +63,7 @@ class NoiseSchedule:
         The first and the last beta, 0 < beta_start <= beta_end < 1; schedules along a curve do not use them,
         and the sigmoid comes within 0.25 % of their difference.
     trained_betas : sequence of float, optional
-        The T betas themselves, from 0 to 1, in place of a name and two numbers.
+        The T betas themselves, above 0 and below 1 (the last one may be 1), in place of a name and two numbers.
     rescale_betas_zero_snr : bool
         Shift the noise so that nothing is left of the image at the last timestep [4]_.
 
@@ -145,6 +145,10 @@ class NoiseSchedule:
         """
         alpha_bar = np.where(self.alphas_cumprod > 0, self.alphas_cumprod, 2.0**-24)
         return _frozen(np.sqrt((1 - alpha_bar) / alpha_bar))
+
+    def describe(self) -> dict[str, Any]:
+        """The fields as JSON values. Later ones only where they are used, so that runs from before them go on."""
+        return {key: value for key, value in asdict(self).items() if value is not None and value is not False}
 
     def point(self, t: int) -> Point:
         """Alpha and sigma of timestep t as a `Point`.
@@ -268,10 +272,10 @@ def _frozen(x: NDArray[Any]) -> NDArray[np.float64]:
 
 def _checked_betas(betas: Sequence[float], total: int) -> tuple[float, ...]:
     values = tuple(float(beta) for beta in betas)
-    if len(values) != total or not all(0 <= beta <= 1 for beta in values):
+    if len(values) != total or not all(0 < beta < 1 for beta in values[:-1]) or not 0 < values[-1] <= 1:
         raise ValueError(
-            f"NoiseSchedule: trained_betas must be num_train_timesteps={total} numbers from 0 to 1, "
-            f"got {len(values)} from {min(values, default=None)} to {max(values, default=None)}"
+            f"NoiseSchedule: trained_betas must be num_train_timesteps={total} numbers above 0 and below 1, of which "
+            f"only the last may be 1, got {len(values)} from {min(values, default=None)} to {max(values, default=None)}"
         )
     return values
 

@@ -22,6 +22,7 @@ from minidiff.diffusion.draws import noise_like, sample_timesteps
 from minidiff.diffusion.loss import conditioned
 from minidiff.diffusion.prediction import target, to_sample_and_noise
 from minidiff.diffusion.schedule import NoiseSchedule
+from minidiff.ops.support import is_half
 from minidiff.random import Generator
 
 __all__ = ["Bound", "VariationalBound", "discretized_gaussian_log_likelihood", "normal_kl"]
@@ -146,8 +147,8 @@ class VariationalBound:
         return ops.mean(self.losses(model, x0, t, rng, labels=labels, null_label=null_label))
 
     def describe(self) -> dict[str, Any]:
-        """All fields as JSON values."""
-        return asdict(self)
+        """All fields as JSON values; of the schedule, those that say something."""
+        return {**asdict(self), "schedule": self.schedule.describe()}
 
     def losses(
         self,
@@ -164,12 +165,12 @@ class VariationalBound:
         Parameters
         ----------
         model : callable
-            `model(x_t, t)`, or with `labels=labels`.
+            `model(x_t, t)`, or with `labels=labels`. With dropout, see `diffusion_loss`.
         x0 : array, shape (N, C, H, W)
             Of 256 levels from -1 to 1.
         t : array of integers, shape (N,)
         rng : Generator
-            Draws noise, then hidden labels.
+            Draws noise, hidden labels, then dropout.
         labels, null_label
             As for `GaussianDiffusion.loss`.
 
@@ -213,6 +214,7 @@ class VariationalBound:
         -------
         array or Tensor, shape (N,)
         """
+        output, x0, x_t = (_wide(x) for x in (output, x0, x_t))
         y, v = self._split(output, x0)
         schedule = self.schedule
         x0_hat, _ = to_sample_and_noise(
@@ -230,6 +232,7 @@ class VariationalBound:
 
     def prior(self, x0: Array) -> Array:
         """KL of q(x_T | x_0) from pure noise, in bits per dimension, shape (N,)."""
+        x0 = _wide(x0)
         last = self.schedule.num_train_timesteps - 1
         log_variance = 2 * math.log(self.schedule.sigma(last))
         kl = normal_kl(
@@ -243,7 +246,7 @@ class VariationalBound:
         """The bound of each image with fresh noise at every timestep: T calls of `model(x_t, t)`."""
         terms = []
         for step in range(self.schedule.num_train_timesteps):
-            t = ops.astype(ops.full_like(x0[:, 0, 0, 0], step), ops.int64)
+            t = ops.full_like(ops.astype(x0[:, 0, 0, 0], ops.int64), step)
             x_t = self.schedule.add_noise(x0, noise_like(rng, x0), t)
             terms.append(self.terms(model(x_t, t), x0, x_t, t, clip=clip))
         each, prior = ops.stack(terms, axis=1), self.prior(x0)
@@ -279,6 +282,11 @@ class VariationalBound:
             "beta": betas,
         }
         return {name: Coefficient(np.log(values)) for name, values in variances.items()}
+
+
+def _wide(x: Any) -> Any:
+    """Logarithms and quotients of variances need float32."""
+    return ops.astype(x, ops.float32) if is_half(x) else x
 
 
 def _per_image_mean(x: Any) -> Any:

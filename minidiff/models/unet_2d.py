@@ -189,8 +189,7 @@ class UNet2DModel(PretrainedModule):
             Integers for a table of classes, numbers for "timestep", vectors for "identity". Needed if, and only if,
             the network was made with class embeddings.
         rng : Generator, optional
-            Draws dropout: training passes it, inference does not. A loss that calls `model(x, t)` is given
-            `functools.partial(model, rng=rng)`.
+            Draws dropout: the losses of `minidiff.diffusion` pass it where there is dropout, inference does not.
 
         Raises
         ------

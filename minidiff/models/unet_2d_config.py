@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from minidiff.models.unet_2d_parts import ACTIVATIONS
@@ -48,6 +49,15 @@ _CHOICES: dict[str, Collection[Any]] = {
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "class_embed_type": (None, "timestep", "identity"),
 }
+_LISTS = ("block_out_channels", "down_block_types", "up_block_types")
+_COUNTS = ("in_channels", "out_channels", "block_out_channels", "layers_per_block")
+_COUNTS_OR_NONE = (
+    "time_embedding_dim",
+    "attention_head_dim",
+    "norm_num_groups",
+    "attn_norm_num_groups",
+    "num_class_embeds",
+)
 
 
 def block_name(name: str) -> str:
@@ -60,15 +70,18 @@ def check_config(c: Mapping[str, Any]) -> None:
     for key, choices in _CHOICES.items():
         if c[key] not in choices:
             raise ValueError(f"UNet2DModel: {key}={c[key]!r}; it is one of {_listed(choices)}")
-    lengths = {key: len(c[key]) for key in ("block_out_channels", "down_block_types", "up_block_types")}
+    for key in _LISTS:
+        if not isinstance(c[key], list):
+            raise ValueError(
+                f"UNet2DModel: {key} must be a list, one entry for each resolution, got {c[key]!r}"
+            )
+    lengths = {key: len(c[key]) for key in _LISTS}
     if len(set(lengths.values())) > 1 or not c["block_out_channels"]:
         raise ValueError(
             "UNet2DModel: one entry for each resolution is needed, got "
             + ", ".join(f"{n} {key}" for key, n in lengths.items())
         )
-    for key in ("in_channels", "out_channels", "block_out_channels", "layers_per_block"):
-        if min(c[key] if isinstance(c[key], list) else [c[key]]) < 1:
-            raise ValueError(f"UNet2DModel: {key} must be 1 at least, got {c[key]}")
+    _check_numbers(c)
     for key, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
         for name in c[key]:
             if block_name(name) not in known:
@@ -78,6 +91,19 @@ def check_config(c: Mapping[str, Any]) -> None:
     if c["time_embedding_type"] == "learned" and not c["num_train_timesteps"]:
         raise ValueError("UNet2DModel: time_embedding_type='learned' needs num_train_timesteps")
     _check_image_beside(c)
+
+
+def _check_numbers(c: Mapping[str, Any]) -> None:
+    for key in (*_COUNTS, *_COUNTS_OR_NONE):
+        for count in c[key] if key in _LISTS else [c[key]]:
+            none = count is None and key in _COUNTS_OR_NONE
+            if not none and (not isinstance(count, Integral) or count < 1):
+                raise ValueError(f"UNet2DModel: {key} must be 1 at least, got {c[key]}")
+    if not c["mid_block_scale_factor"] or c["norm_eps"] < 0:
+        raise ValueError(
+            "UNet2DModel: mid_block_scale_factor must not be 0 and norm_eps not negative, "
+            f"got {c['mid_block_scale_factor']} and {c['norm_eps']}"
+        )
 
 
 def _check_image_beside(c: Mapping[str, Any]) -> None:

@@ -15,8 +15,7 @@ __all__ = ["ACTIVATIONS", "Attention", "Factory", "ResnetBlock", "Step", "Stride
 
 
 def _mish(x: Any) -> Any:
-    softplus = ops.logaddexp(x, 0.0)  # which NumPy gives in float32 for bfloat16
-    return ops.multiply(x, ops.tanh(ops.astype(softplus, x.dtype, copy=False)))
+    return ops.multiply(x, ops.tanh(ops.logaddexp(x, 0.0)))
 
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
@@ -149,19 +148,15 @@ class Attention(CrossAttention):
                 f"UNet2DModel: attention_head_dim={head_dim} leaves no head in {channels} channels"
             )
         self.heads, self.scale = channels // head_dim, scale
-        self.width = self.heads * head_dim
+        width = self.heads * head_dim
         self.group_norm: Any = GroupNorm(groups, channels, eps=eps, rng=rng) if groups else _identity
-        self.to_q, self.to_k, self.to_v = (Linear(channels, self.width, rng=rng) for _ in range(3))
-        self.to_out = Sequential(Linear(self.width, channels, rng=rng))
+        self.to_q, self.to_k, self.to_v = (Linear(channels, width, rng=rng) for _ in range(3))
+        self.to_out = Sequential(Linear(width, channels, rng=rng))
 
     def __call__(self, x: Any) -> Any:  # type: ignore[override]
         """(N, channels, H, W) -> the same."""
-        n, c, h, w = x.shape
         pixels = self._pixels(x)
-        q, k, v = (self._split(layer(pixels)) for layer in (self.to_q, self.to_k, self.to_v))
-        y = ops.permute_dims(ops.scaled_dot_product_attention(q, k, v), (0, 2, 1, 3))
-        y = self.to_out(ops.reshape(y, (n, h * w, self.width)))
-        return _sum(ops.permute_dims(ops.reshape(y, (n, h, w, c)), (0, 3, 1, 2)), x, self.scale)
+        return _sum(self._answer(x, pixels, pixels), x, self.scale)
 
 
 class StridedConv(Module):
@@ -173,7 +168,10 @@ class StridedConv(Module):
 
     def __call__(self, x: Any) -> Any:
         """(N, channels, H, W) -> (N, channels, H / 2, W / 2)."""
-        return self.conv(x if self.padding else ops.pad(x, [(0, 0), (0, 0), (0, 1), (0, 1)]))
+        if not self.padding:
+            pixels = ops.pad(ops.permute_dims(x, (0, 2, 3, 1)), [(0, 0), (0, 1), (0, 1), (0, 0)])
+            x = ops.permute_dims(pixels, (0, 3, 1, 2))  # padded so, it stays channels-last in memory
+        return self.conv(x)
 
 
 class TimeEmbedding(Module):

@@ -52,13 +52,9 @@ class CrossAttention(Module):
 
     def _answer(self, x: Any, pixels: Any, context: Any) -> Any:
         n, c, h, w = x.shape
-        q, k, v = (
-            self._split(self.to_q(pixels)),
-            self._split(self.to_k(context)),
-            self._split(self.to_v(context)),
-        )
-        y = ops.permute_dims(ops.scaled_dot_product_attention(q, k, v), (0, 2, 1, 3))
-        y = self.to_out(ops.reshape(y, (n, h * w, c)))
+        tokens = self.to_q(pixels), self.to_k(context), self.to_v(context)
+        y = ops.scaled_dot_product_attention(*map(self._split, tokens))
+        y = self.to_out(ops.reshape(ops.permute_dims(y, (0, 2, 1, 3)), tuple(tokens[0].shape)))
         return ops.permute_dims(ops.reshape(y, (n, h, w, c)), (0, 3, 1, 2))
 
     def _split(self, tokens: Any) -> Any:

@@ -203,11 +203,12 @@ def log10(xp: Any, x: Any, /) -> Any:
 
 @op
 def logaddexp(xp: Any, x1: Any, x2: Any, /) -> Any:
-    """log(exp(x1) + exp(x2)) without overflow; both must be arrays."""
-    y = xp.logaddexp(x1, x2)
+    """log(exp(x1) + exp(x2)) without overflow, broadcast."""
+    a, b = _both_arrays(xp, x1, x2)
+    y = xp.logaddexp(a, b)
     return y, lambda dy: (
-        lambda: sum_to(xp, dy * xp.exp(x1 - y), shape_of(x1)),
-        lambda: sum_to(xp, dy * xp.exp(x2 - y), shape_of(x2)),
+        lambda: sum_to(xp, dy * xp.exp(a - y), shape_of(x1)),
+        lambda: sum_to(xp, dy * xp.exp(b - y), shape_of(x2)),
     )
 
 
@@ -269,11 +270,12 @@ def atan(xp: Any, x: Any, /) -> Any:
 
 @op
 def atan2(xp: Any, x1: Any, x2: Any, /) -> Any:
-    """The angle of the point (x2, x1), in radians; both must be arrays."""
-    r2 = x1 * x1 + x2 * x2
-    return xp.atan2(x1, x2), lambda dy: (
-        lambda: sum_to(xp, dy * x2 / r2, shape_of(x1)),
-        lambda: sum_to(xp, -dy * x1 / r2, shape_of(x2)),
+    """The angle of the point (x2, x1), in radians, broadcast."""
+    a, b = _both_arrays(xp, x1, x2)
+    r2 = a * a + b * b
+    return xp.atan2(a, b), lambda dy: (
+        lambda: sum_to(xp, dy * b / r2, shape_of(x1)),
+        lambda: sum_to(xp, -dy * a / r2, shape_of(x2)),
     )
 
 

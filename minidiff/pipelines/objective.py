@@ -46,13 +46,17 @@ def training_objective(
     weighted = min_snr_gamma is not None
     if isinstance(sampler, EDMEuler) and sampler.prediction_type == "epsilon" and not weighted:
         return EDM(sigma_data=sampler.sigma_data, null_probability=null_probability)
-    if isinstance(sampler, FlowMatchEuler | FlowMatchHeun) and not weighted:
+    flow_shift = _flow_shift(sampler)
+    if flow_shift is not None and not weighted:
         return FlowMatching(
             num_train_timesteps=sampler.num_train_timesteps,
-            shift=sampler.shift,
+            shift=flow_shift,
             null_probability=null_probability,
         )
-    if isinstance(sampler, DiscreteSampler):
+    told_timesteps = (
+        getattr(sampler, "timestep_type", "discrete") == "discrete"
+    )  # and not logarithms of noise levels
+    if isinstance(sampler, DiscreteSampler) and flow_shift is None and told_timesteps:
         if getattr(sampler, "variance_type", None) not in LEARNED:
             return GaussianDiffusion(
                 sampler.schedule,
@@ -66,3 +70,10 @@ def training_objective(
                 sampler.schedule, sampler.prediction_type, null_probability=null_probability
             )
     raise ValueError(f"no training objective for {sampler!r}" + (" with min-SNR weights" if weighted else ""))
+
+
+def _flow_shift(sampler: Sampler) -> float | None:
+    """How far a sampler of flow matching moves its times towards noise; None for other samplers."""
+    if isinstance(sampler, FlowMatchEuler | FlowMatchHeun):
+        return None if getattr(sampler, "invert_sigmas", False) else sampler.shift
+    return sampler.flow_shift if getattr(sampler, "use_flow_sigmas", False) else None  # type: ignore[attr-defined]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from minidiff.backend import Array, Backend, backend_of
 from minidiff.diffusion import SAMPLERS, DiscreteSampler, Sampler
 from minidiff.files import atomic_folder
 from minidiff.models import UNet2DModel
-from minidiff.weights import CheckpointError, read_json, shown
+from minidiff.models.pretrained import CONFIG
+from minidiff.weights import STEM, CheckpointError, read_json, shown
 
 __all__ = ["Pipeline", "load_pipeline", "save_pipeline"]
 
@@ -59,9 +59,9 @@ class Pipeline:
             self, "image_shape", tuple(self.image_shape) or _image_shape(self.model, self.sampler)
         )
 
-    @cached_property
+    @property
     def weights(self) -> list[Array]:
-        """The arrays of the network, none if it is a function."""
+        """The arrays of the network as they are now, none if it is a function."""
         return list(self.model.state_dict().values()) if hasattr(self.model, "state_dict") else []
 
     def with_sampler(self, name: str, **options: Any) -> Pipeline:
@@ -88,7 +88,8 @@ class Pipeline:
     @property
     def backend(self) -> Backend | None:
         """Where the network lives; None if it has no parameters."""
-        return backend_of(self.weights[0]) if self.weights else None
+        weights = self.weights
+        return backend_of(weights[0]) if weights else None
 
 
 def load_pipeline(
@@ -96,7 +97,7 @@ def load_pipeline(
 ) -> Pipeline:
     """Read a folder of diffusers: `model_index.json`, `unet/`, `scheduler/`.
 
-    In older folders both parts lie beside the index; they are read, too.
+    In older folders the parts lie beside the index; they are read, too.
 
     Parameters
     ----------
@@ -114,6 +115,10 @@ def load_pipeline(
         If a part is missing, damaged, or of a kind that minidiff does not have.
     """
     folder = Path(folder)
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(
+            f"{folder / INDEX}: no such file; python -m minidiff convert '{folder}' says what is there"
+        )
     index = read_json(folder / INDEX)
     extra = [key for key, part in index.items() if _is_part(part) and key not in ("unet", "scheduler")]
     if not _is_part(index.get("unet")) or not _is_part(index.get("scheduler")) or extra:
@@ -128,11 +133,15 @@ def load_pipeline(
     unet, scheduler = (
         folder / part if (folder / part).is_dir() else folder for part in ("unet", "scheduler")
     )
-    model = UNet2DModel.from_pretrained(unet, device=device, dtype=dtype, variant=variant)
-    try:
-        return Pipeline(model, Sampler.from_config(scheduler / "scheduler_config.json"))
+    try:  # first: it is small
+        sampler = Sampler.from_config(scheduler)
     except (TypeError, ValueError, OSError) as error:
         raise CheckpointError(str(error)) from None
+    model = UNet2DModel.from_pretrained(unet, device=device, dtype=dtype, variant=variant)
+    try:
+        return Pipeline(model, sampler)
+    except ValueError as error:
+        raise CheckpointError(f"{unet / CONFIG}: {error}") from None
 
 
 def save_pipeline(
@@ -172,7 +181,7 @@ def save_pipeline(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as unfinished:
         if folder.exists():
-            kept = shutil.ignore_patterns("unet", "scheduler", INDEX, "diffusion_pytorch_model*")
+            kept = shutil.ignore_patterns("unet", "scheduler", INDEX, f"{STEM}*")
             shutil.copytree(folder, unfinished, ignore=kept, dirs_exist_ok=True)
         pipeline.model.save_pretrained(unfinished / "unet", dtype=dtype, variant=variant)
         pipeline.sampler.save_config(unfinished / "scheduler")

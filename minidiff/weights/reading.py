@@ -218,5 +218,5 @@ def _why_missing(path: Path, stem: str) -> str:
     variants = [variant for variant in variants_in(path.parent, stem=stem) if variant]
     found = sorted(p.name for p in path.parent.glob("*.safetensors"))
     if variants:
-        return f"{path}: no such file; there are variants: {', '.join(variants)} (say variant=)"
+        return f"{path}: no such file; there are variants: {', '.join(variants)} (say variant=, or --variant)"
     return f"{path}: no such file; safetensors files here: {', '.join(found[:9]) or 'none'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,17 @@ __all__ = ["read_options", "write_options"]
 
 FILE = "scheduler_config.json"
 ALWAYS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type")
+OLD: dict[str, Callable[[Any], dict[str, Any]]] = {  # what options of old files say today
+    "predict_epsilon": lambda value: {} if value else {"prediction_type": "sample"},
+    "set_alpha_to_zero": lambda value: {"set_alpha_to_one": value},
+    "tensor_format": lambda value: {},
+}
+OF_THE_NETWORK = {  # options that say what the network expects, as samplers without them do not
+    "rescale_betas_zero_snr": True,
+    "use_flow_sigmas": True,
+    "invert_sigmas": True,
+    "timestep_type": "continuous",
+}
 DIFFUSERS = {"cosine": "squaredcos_cap_v2", "quadratic": "scaled_linear"}  # its names for schedules of ours
 
 
@@ -31,15 +42,32 @@ def read_options(cls: type[Any], config: str | Path | Mapping[str, Any]) -> tupl
             f"{config}: there is no sampler for _class_name {name!r}; there are {sorted(classes)}"
         )
     own = _options(cls)
-    given = {key: value for key, value in content.items() if not key.startswith("_")}
+    given = _today({key: value for key, value in content.items() if not key.startswith("_")})
     everybody = set[str]().union(*(_options(c) for c in _subclasses(_root(cls))))
-    unknown = sorted(given.keys() - own - everybody)
+    unknown = sorted(key for key in given.keys() - own - everybody if given[key] is not None)
     if unknown:
         warnings.warn(
             f"{cls.__name__}.from_config: no sampler knows the options {unknown}; they are ignored",
             stacklevel=3,
         )
+    missed = {
+        key: value for key, value in OF_THE_NETWORK.items() if given.get(key) == value and key not in own
+    }
+    if missed:
+        warnings.warn(
+            f"{cls.__name__}.from_config: the network was trained for {missed}, which {cls.__name__} does not have; "
+            "expect other images",
+            stacklevel=3,
+        )
     return cls, {key: value for key, value in given.items() if key in own}
+
+
+def _today(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of old files under the names of today."""
+    today: dict[str, Any] = {}
+    for key, value in options.items():
+        today |= OLD[key](value) if key in OLD else {key: value}
+    return today
 
 
 def write_options(options: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path) -> Path:

@@ -18,17 +18,18 @@ from minidiff.backend import Array
 from minidiff.diffusion.coefficients import Timesteps
 from minidiff.diffusion.points import CLEAN, Point
 from minidiff.diffusion.samplers.sampler import Sampler, mix
-from minidiff.diffusion.samplers.spacing import SIGMA_FAMILIES, SPACINGS, spaced, timestep_of, whole
+from minidiff.diffusion.samplers.spacing import (
+    SIGMA_FAMILIES,
+    SPACINGS,
+    descends,
+    family_of,
+    spaced,
+    timestep_of,
+    whole,
+)
 from minidiff.diffusion.schedule import NoiseSchedule
 
 __all__ = ["DiscreteSampler", "SigmaSampler"]
-
-FAMILY_OPTIONS = {
-    "use_karras_sigmas": "karras",
-    "use_exponential_sigmas": "exponential",
-    "use_beta_sigmas": "beta",
-    "use_lu_lambdas": "lambda",
-}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -90,7 +91,11 @@ class DiscreteSampler(Sampler):
         if self.schedule is None:
             return NoiseSchedule(**{key: getattr(self, key) for key in names})
         defaults = {f.name: f.default for f in fields(self) if f.name in names}
-        changed = {key: getattr(self, key) for key in defaults if getattr(self, key) is not defaults[key]}
+        changed = {
+            key: value
+            for key, default in defaults.items()
+            if (value := getattr(self, key)) is not default and value is not getattr(self.schedule, key, None)
+        }
         if not isinstance(self.schedule, NoiseSchedule) or changed:
             raise TypeError(
                 f"{type(self).__name__}: give a NoiseSchedule, or its fields as keywords, not {self.schedule!r} "
@@ -119,11 +124,10 @@ class DiscreteSampler(Sampler):
         if num_inference_steps is not None:
             self._begin(self._plan(num_inference_steps))
             return
-        chosen = np.asarray(timesteps, dtype=np.float64)
-        if not (np.diff(chosen) < 0).all() or not 0 <= chosen[-1] <= chosen[0] < self.num_train_timesteps:
+        chosen, last = np.asarray(timesteps, dtype=np.float64), self.num_train_timesteps - 1
+        if not descends(chosen) or not 0 <= chosen[-1] <= chosen[0] <= last:
             raise ValueError(
-                f"{self!r}: timesteps must go down from {self.num_train_timesteps - 1} at most to 0 at least, "
-                f"got {list(timesteps or [])}"
+                f"{self!r}: timesteps must go down from {last} at most to 0 at least, got {chosen.tolist()}"
             )
         self._begin(self._points(chosen))
 
@@ -149,13 +153,6 @@ class DiscreteSampler(Sampler):
         """The points of these timesteps, and the one after them."""
         return [*map(self.schedule.point, whole(timesteps)), CLEAN]
 
-    def _family(self) -> str | None:
-        """Which of SIGMA_FAMILIES the options ask for."""
-        chosen = [option for option in FAMILY_OPTIONS if getattr(self, option, False)]
-        if len(chosen) > 1:
-            raise ValueError(f"{type(self).__name__}: only one of {chosen} can be used")
-        return FAMILY_OPTIONS[chosen[0]] if chosen else None
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SigmaSampler(DiscreteSampler):
@@ -174,15 +171,12 @@ class SigmaSampler(DiscreteSampler):
 
     timestep_spacing: str = "linspace"
 
-    # Options that some have.
-    sigma_min: float | None = None
-    sigma_max: float | None = None
-    final_sigmas_type = "zero"
+    final_sigmas_type = "zero"  # an option that some have
     rounds_karras: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._family()  # for its error
+        family_of(self)  # for its error
 
     @property
     def init_noise_sigma(self) -> float:
@@ -204,24 +198,19 @@ class SigmaSampler(DiscreteSampler):
 
     def _final(self) -> Point:
         """Where the last step leads: to the clean image, or to the noise of timestep 0."""
-        ends = {"zero": CLEAN, "sigma_min": Point(1.0, float(self.schedule.ratios[0]))}
-        if self.final_sigmas_type not in ends:
-            raise ValueError(f"final_sigmas_type must be one of {list(ends)}, got {self.final_sigmas_type!r}")
-        return ends[self.final_sigmas_type]
+        return CLEAN if self.final_sigmas_type == "zero" else Point(1.0, float(self.schedule.ratios[0]))
 
     def _sigmas(self, timesteps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Noise levels and their timesteps: those of `timesteps`, or as many along a curve between their ends."""
-        ratios, family = self.schedule.ratios, self._family()
+        ratios, family = self.schedule.ratios, family_of(self)
         sigmas = np.interp(timesteps, np.arange(len(ratios)), ratios)
         if family is not None:
-            low = sigmas[-1] if self.sigma_min is None else self.sigma_min
-            high = sigmas[0] if self.sigma_max is None else self.sigma_max
-            if not 0 < low <= high:
-                raise ValueError(
-                    f"{self!r}: sigmas must satisfy 0 < sigma_min <= sigma_max, got {low} and {high}"
-                )
-            sigmas = SIGMA_FAMILIES[family](float(low), float(high), len(timesteps))
+            sigmas = SIGMA_FAMILIES[family](*self._ends(sigmas), len(timesteps))
             timesteps = timestep_of(sigmas, ratios)
             if family == "karras" and self.rounds_karras:
                 timesteps = np.round(timesteps)
         return sigmas, timesteps.astype(np.float32)
+
+    def _ends(self, sigmas: NDArray[np.float64]) -> tuple[float, float]:
+        """The lowest and the highest noise level of a curve in place of these."""
+        return float(sigmas[-1]), float(sigmas[0])

@@ -74,12 +74,6 @@ class _DPMSolver(ExponentialSampler):
                 "sigma = 0: choose final_sigmas_type='sigma_min'"
             )
 
-    def _predicted(self, f: Formulation, y: Array, x: Array, point: Point) -> tuple[Array, Array]:
-        mean = (
-            y if self.variance_type is None else y[:, : x.shape[1], ...]
-        )  # some give the variance beside it
-        return super()._predicted(f, mean, x, point)
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DPMSolverMultistep(_DPMSolver, Multistep):
@@ -107,7 +101,7 @@ class DPMSolverMultistep(_DPMSolver, Multistep):
     lambda_min_clipped : float
         Begin at the first timestep whose log(alpha / sigma) is not below this; -5.1 for cosine schedules.
     variance_type : None, "learned" or "learned_range"
-        Whether the network gives variances as further channels, which are not looked at.
+        Whether the network gives variances as further channels, which are not looked at in any case.
 
     References
     ----------

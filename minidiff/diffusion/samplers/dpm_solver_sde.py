@@ -15,8 +15,8 @@ from minidiff.diffusion.points import CLEAN, Point
 from minidiff.diffusion.samplers.ddim import towards
 from minidiff.diffusion.samplers.discrete import SigmaSampler
 from minidiff.diffusion.samplers.euler import down_and_up
+from minidiff.diffusion.samplers.heun import halved
 from minidiff.diffusion.samplers.sampler import Draw, Step, mix
-from minidiff.diffusion.samplers.spacing import timestep_of
 
 __all__ = ["DPMSolverSDE"]
 
@@ -59,9 +59,7 @@ class DPMSolverSDE(SigmaSampler):
     def _points(self, timesteps: NDArray[np.float64]) -> list[Point]:
         ends = super()._points(timesteps)[:-1]
         middles = [sqrt(a.sigma * b.sigma) for a, b in pairwise(ends)]
-        times = timestep_of(np.asarray(middles), self.schedule.ratios).astype(np.float32)
-        between = [Point(1.0, s, float(t)) for s, t in zip(middles, times, strict=True)]
-        return [p for pair in zip(ends, [*between, CLEAN], strict=True) for p in pair]
+        return halved(ends, middles, self.schedule.ratios)
 
     def _advance(self, i: int, y: Array, x: Array, draw: Draw) -> Step:
         here, there = self.points[i : i + 2]

@@ -14,6 +14,7 @@ from minidiff.diffusion.points import Point
 from minidiff.diffusion.samplers.ddim import towards
 from minidiff.diffusion.samplers.discrete import SigmaSampler
 from minidiff.diffusion.samplers.sampler import Draw, Sampler, Step, mix
+from minidiff.diffusion.samplers.spacing import family_of
 
 __all__ = ["Churn", "Euler", "EulerAncestral", "down_and_up"]
 
@@ -117,11 +118,21 @@ class Euler(Churn, SigmaSampler):
         points = super()._points(timesteps)
         if self.timestep_type == "continuous" and self.prediction_type == "v_prediction":
             points[:-1] = [Point(1.0, p.sigma, float(np.float32(log(p.sigma) / 4))) for p in points[:-1]]
-        if self.interpolation_type == "log_linear" and self._family() is None:
+        if self.interpolation_type == "log_linear" and family_of(self) is None:
             ratios = self.schedule.ratios
             sigmas = np.exp(np.linspace(np.log(ratios[-1]), np.log(ratios[0]), len(points)))
             points = [Point(1.0, float(s), p.timestep) for s, p in zip(sigmas, points, strict=True)]
         return points
+
+    def _ends(self, sigmas: NDArray[np.float64]) -> tuple[float, float]:
+        low, high = super()._ends(sigmas)
+        low = low if self.sigma_min is None else self.sigma_min
+        high = high if self.sigma_max is None else self.sigma_max
+        if not 0 < low <= high:
+            raise ValueError(
+                f"{self!r}: sigmas must satisfy 0 < sigma_min <= sigma_max, got {low} and {high}"
+            )
+        return low, high
 
     def _advance(self, i: int, y: Array, x: Array, draw: Draw) -> Step:
         here, there = self.points[i : i + 2]

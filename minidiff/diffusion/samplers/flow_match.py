@@ -13,18 +13,12 @@ from minidiff.backend import Array
 from minidiff.diffusion.flow import shift_times
 from minidiff.diffusion.points import CLEAN, Point
 from minidiff.diffusion.samplers.sampler import Draw, Sampler, Step, mix
-from minidiff.diffusion.samplers.solver import dynamic_shift
-from minidiff.diffusion.samplers.spacing import SIGMA_FAMILIES
+from minidiff.diffusion.samplers.solver import dynamic_shift, stretched
+from minidiff.diffusion.samplers.spacing import SIGMA_FAMILIES, descends, family_of
 
 __all__ = ["FlowMatchEuler", "FlowMatchHeun"]
 
 Floats = NDArray[np.float64]
-
-FAMILY_OPTIONS = {
-    "use_karras_sigmas": "karras",
-    "use_exponential_sigmas": "exponential",
-    "use_beta_sigmas": "beta",
-}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -116,10 +110,7 @@ class FlowMatchEuler(_FlowMatch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        chosen = [option for option in FAMILY_OPTIONS if getattr(self, option)]
-        if len(chosen) > 1:
-            raise ValueError(f"FlowMatchEuler: only one of {chosen} can be used")
-        self._family = FAMILY_OPTIONS[chosen[0]] if chosen else None
+        family_of(self)  # for its error
 
     def mu(self, image_seq_len: int) -> float:
         """The `mu` of `set_timesteps` for images of so many tokens.
@@ -156,23 +147,25 @@ class FlowMatchEuler(_FlowMatch):
             chosen = np.asarray(sigmas, dtype=np.float64)
         else:
             raise ValueError(f"{self!r}: give set_timesteps a number of steps, or sigmas=")
-        if not (np.diff(chosen) < 0).all() or not 0 < chosen[-1] <= chosen[0] <= 1:
+        if not descends(chosen) or not 0 < chosen[-1] <= chosen[0] <= 1:
             raise ValueError(
                 f"{self!r}: sigmas must go down from 1 at most to above 0, got {chosen.tolist()}"
             )
-        self._begin([*self._line(self._stretched(shift_times(chosen, shift))), CLEAN])
+        self._begin([*self._line(self._placed(shift_times(chosen, shift))), CLEAN])
 
     def _spread(self, n: int) -> Floats:
         if self.use_dynamic_shifting:
             return np.linspace(1, 1 / self.num_train_timesteps, n)
         return super()._spread(n)
 
-    def _stretched(self, sigmas: Floats) -> Floats:
+    def _placed(self, sigmas: Floats) -> Floats:
+        """Stretched, or along a curve, where the options say so."""
+        family = family_of(self)
         if self.shift_terminal:
-            sigmas = 1 - (1 - sigmas) * (1 - self.shift_terminal) / (1 - sigmas[-1])
-        if self._family is None:
+            sigmas = stretched(sigmas, self.shift_terminal)
+        if family is None:
             return sigmas
-        return SIGMA_FAMILIES[self._family](float(sigmas[-1]), float(sigmas[0]), len(sigmas))
+        return SIGMA_FAMILIES[family](float(sigmas[-1]), float(sigmas[0]), len(sigmas))
 
     def _line(self, sigmas: Floats) -> list[Point]:
         points = super()._line(sigmas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
@@ -18,7 +19,7 @@ from minidiff.diffusion.samplers.euler import down_and_up
 from minidiff.diffusion.samplers.sampler import Draw, Step, mix
 from minidiff.diffusion.samplers.spacing import timestep_of
 
-__all__ = ["KDPM2", "Heun", "KDPM2Ancestral", "along", "slope"]
+__all__ = ["KDPM2", "Heun", "KDPM2Ancestral", "along", "halved", "slope"]
 
 
 def slope(x: Array, x0: Array, sigma: float) -> Array:
@@ -29,6 +30,13 @@ def slope(x: Array, x0: Array, sigma: float) -> Array:
 def along(start: Array, h: float, x: Array, x0: Array, sigma: float, *more: tuple[float, Array]) -> Array:
     """Start + h (x - x_0) / sigma, and more terms."""
     return mix((1.0, start), (h / sigma, x), (-h / sigma, x0), *more)
+
+
+def halved(ends: Sequence[Point], middles: Sequence[float], ratios: NDArray[np.float64]) -> list[Point]:
+    """The points of whole steps, each with the middle of its step; the last step leads to the clean image."""
+    times = timestep_of(np.asarray(middles), ratios).astype(np.float32)
+    between = [Point(1.0, s, float(t)) for s, t in zip(middles, times, strict=True)]
+    return [p for pair in zip(ends, [*between, CLEAN], strict=True) for p in pair]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -110,9 +118,7 @@ class KDPM2(SigmaSampler):
     def _points(self, timesteps: NDArray[np.float64]) -> list[Point]:
         ends = super()._points(timesteps)[:-1]
         middles = [sqrt(a.sigma * self._lower(a, b)) for a, b in pairwise(ends)]
-        times = timestep_of(np.asarray(middles), self.schedule.ratios).astype(np.float32)
-        between = [Point(1.0, s, float(t)) for s, t in zip(middles, times, strict=True)]
-        return [p for pair in zip(ends, [*between, CLEAN], strict=True) for p in pair]
+        return halved(ends, middles, self.schedule.ratios)
 
     def _lower(self, here: Point, there: Point) -> float:
         """The sigma that the slope leads to in a step between two points."""

@@ -1,4 +1,4 @@
-"""Samplers by the names that a command line takes."""
+"""Samplers by the names that a command line takes: those of a `NoiseSchedule`, which can take each other's place."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from minidiff.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolver
 from minidiff.diffusion.samplers.dpm_solver_sde import DPMSolverSDE
 from minidiff.diffusion.samplers.euler import Euler, EulerAncestral
 from minidiff.diffusion.samplers.heun import KDPM2, Heun, KDPM2Ancestral
+from minidiff.diffusion.samplers.lcm import LCM
 from minidiff.diffusion.samplers.lms import LMS
 from minidiff.diffusion.samplers.pndm import PNDM
 from minidiff.diffusion.samplers.unipc import UniPC
@@ -34,6 +35,7 @@ SAMPLERS: dict[str, type[DiscreteSampler]] = {
     "dpm-solver-sde": DPMSolverSDE,
     "unipc": UniPC,
     "deis": DEIS,
+    "lcm": LCM,
 }
 
 

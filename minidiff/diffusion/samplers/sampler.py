@@ -62,6 +62,8 @@ def mix(*terms: tuple[float, Array]) -> Array:
 class Sampler:
     """Options and state of every sampler; see the subclasses for those that can be used.
 
+    A sampler remembers the steps of one run. Batches that take steps by turns need one each: `copy.copy(sampler)`.
+
     Parameters
     ----------
     num_train_timesteps : int
@@ -137,7 +139,8 @@ class Sampler:
         Warns
         -----
         UserWarning
-            If there are options that no sampler knows; they are listed.
+            If there are options that no sampler knows, or that the network was trained for and this one does not have;
+            they are listed.
         """
         chosen, known = read_options(cls, config)
         sampler: Self = chosen(**{**known, **options})
@@ -176,6 +179,14 @@ class Sampler:
         """Choose how many steps sampling takes, before the first `step`."""
         self._begin(self._plan(num_inference_steps))
 
+    def set_begin_index(self, begin_index: int) -> None:
+        """Say which of `timesteps` the next step is; unless it follows the last step, a run begins there.
+
+        `step` finds its place by itself, but not where a run shall begin at the first of several equal timesteps.
+        """
+        if begin_index != self._next:
+            self.history, self._next = [], begin_index
+
     def scale_model_input(self, sample: Array, timestep: float) -> Array:
         """What the network shall see in place of `sample`."""
         return sample
@@ -190,11 +201,7 @@ class Sampler:
         timesteps : float, or sequence of N floats
             Of `timesteps`.
         """
-        places = (
-            self._index(timesteps)
-            if isinstance(timesteps, (int, float))
-            else list(map(self._index, timesteps))
-        )
+        places = list(map(self._index, timesteps)) if np.ndim(timesteps) else self._index(timesteps)
         alpha, sigma = (
             Coefficient(np.asarray([getattr(point, name) for point in self.points]))(places, x0)
             for name in ("alpha", "sigma")
@@ -216,8 +223,9 @@ class Sampler:
 
         Parameters
         ----------
-        model_output : array, shape (N, C, H, W)
-            What the network said of `scale_model_input(sample, timestep)`.
+        model_output : array, shape (N, C, H, W) or (N, 2C, H, W)
+            What the network said of `scale_model_input(sample, timestep)`. A second half of channels, which says a
+            learned variance, is for `DDPM`; others do not look at it.
         timestep : int or float
             One of `timesteps`.
         sample : array, shape (N, C, H, W)
@@ -284,6 +292,8 @@ class Sampler:
         return self._part("noise", y, x, point)
 
     def _part(self, name: str, y: Array, x: Array, point: Point) -> Array:
+        if y.ndim > 1 and y.shape[1] == 2 * x.shape[1]:  # the network says a variance besides
+            y = y[:, : x.shape[1], ...]
         pair: Pair = getattr(find_prediction(self.prediction_type), name)
         try:
             of_y, of_x = pair(point.alpha, point.sigma)
@@ -299,13 +309,13 @@ class Sampler:
         """Which of `timesteps` this is: the one that follows the last step, if it fits."""
         name = type(self).__name__
         if not self.timesteps:
-            raise ValueError(f"{name}.step: call set_timesteps(n) before the first step")
+            raise ValueError(f"{name}: call set_timesteps(n) before the first step")
         if self._next < len(self.timesteps) and self.timesteps[self._next] == timestep:
             return self._next
         places = [i for i, t in enumerate(self.timesteps) if t == timestep]
         if not places:
             raise ValueError(
-                f"{name}.step: timestep {timestep} is none of the {len(self.timesteps)} "
+                f"{name}: timestep {timestep} is none of the {len(self.timesteps)} "
                 f"that set_timesteps chose, from {self.timesteps[0]} to {self.timesteps[-1]}"
             )
         return places[min(1, len(places) - 1)]  # the second of two is where a step of two calls begins

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, hypot
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,9 @@ from minidiff.diffusion.points import Point
 from minidiff.diffusion.samplers.discrete import DiscreteSampler
 from minidiff.diffusion.samplers.exponential import Formulation
 from minidiff.diffusion.samplers.sampler import Sampler, mix
-from minidiff.diffusion.samplers.spacing import SIGMA_FAMILIES, timestep_of
+from minidiff.diffusion.samplers.spacing import SIGMA_FAMILIES, family_of, timestep_of
 
-__all__ = ["ExponentialSampler", "dynamic_shift"]
+__all__ = ["ExponentialSampler", "dynamic_shift", "stretched"]
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +42,20 @@ def dynamic_shift(sampler: Any, mu: float | None, otherwise: float) -> float:
             f"{type(sampler).__name__}.set_timesteps: give mu= where use_dynamic_shifting is True, and only there"
         )
     return otherwise if mu is None else TIME_SHIFTS[sampler.time_shift_type](mu)
+
+
+def stretched(sigmas: Floats, last: float) -> Floats:
+    """Sigmas of flow matching, moved away from 1 so that the last one is as given.
+
+    Raises
+    ------
+    ValueError
+        If the last one is 1: there is nothing to move.
+    """
+    if sigmas[-1] == 1:
+        raise ValueError(f"shift_terminal={last} needs 2 steps or more: the first sigma is 1")
+    moved: Floats = 1 - (1 - sigmas) * (1 - last) / (1 - sigmas[-1])
+    return moved
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -83,6 +97,7 @@ class ExponentialSampler(DiscreteSampler):
 
     final_sigmas_type = "zero"
     lambda_min_clipped = -float("inf")
+    flow_families: ClassVar[tuple[str, ...]] = ()  # curves that have a meaning with use_flow_sigmas
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +108,11 @@ class ExponentialSampler(DiscreteSampler):
             raise ValueError(
                 f"{name}: final_sigmas_type must be one of {list(FINAL_SIGMAS)}, got {self.final_sigmas_type!r}"
             )
-        self._family()  # for its error
+        if family_of(self) and self.use_flow_sigmas and family_of(self) not in self.flow_families:
+            raise ValueError(
+                f"{name}: with use_flow_sigmas sigmas are from 0 to 1, and those of the {family_of(self)} curve go "
+                "beyond: choose one of the two options, or FlowMatchEuler, which has both"
+            )
         self._shift = self.flow_shift
 
     def set_timesteps(
@@ -110,15 +129,18 @@ class ExponentialSampler(DiscreteSampler):
         mu : float, optional
             With `use_dynamic_shifting`, how far the sigmas are moved towards noise.
         """
-        if timesteps is not None and (self._family() or self.use_flow_sigmas):
+        if timesteps is not None and (family_of(self) or self.use_flow_sigmas):
             raise ValueError(f"{self!r}: timesteps= has no meaning where the options choose the sigmas")
         self._shift = dynamic_shift(self, mu, self.flow_shift)
         super().set_timesteps(num_inference_steps, timesteps=timesteps)
 
     def add_noise(self, x0: Array, noise: Array, timesteps: Any) -> Array:
-        """The forward process: to the points where these are some of `timesteps`, otherwise as in training."""
-        several = [timesteps] if isinstance(timesteps, (int, float)) else timesteps
-        if isinstance(several, list) and all(t in self.timesteps for t in several):
+        """The forward process: to the points where these are some of `timesteps`, otherwise as in training.
+
+        With `use_flow_sigmas` they must be some of `timesteps`. An array on another device is of training.
+        """
+        looked_at = isinstance(timesteps, (int, float, list, tuple, np.ndarray, np.generic))
+        if self.use_flow_sigmas or (looked_at and np.isin(timesteps, self.timesteps).all()):
             return Sampler.add_noise(self, x0, noise, timesteps)
         return super().add_noise(x0, noise, timesteps)
 
@@ -152,7 +174,7 @@ class ExponentialSampler(DiscreteSampler):
 
     def _sigmas(self, timesteps: Floats) -> tuple[Floats, Floats, float]:
         """Sigmas, their timesteps, and the sigma at the end."""
-        ratios, family, n = self.schedule.ratios, self._family(), len(timesteps)
+        ratios, family, n = self.schedule.ratios, family_of(self), len(timesteps)
         if family is not None:
             sigmas = SIGMA_FAMILIES[family](float(ratios[0]), float(ratios[-1]), n)
             times = timestep_of(sigmas, ratios)

@@ -7,13 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minidiff.diffusion.samplers.beta_quantile import beta_quantile
 
-__all__ = ["SIGMA_FAMILIES", "SPACINGS", "karras", "spaced", "timestep_of", "whole"]
+__all__ = [
+    "SIGMA_FAMILIES",
+    "SPACINGS",
+    "descends",
+    "family_of",
+    "karras",
+    "spaced",
+    "timestep_of",
+    "whole",
+]
 
 Floats = NDArray[np.float64]
 
@@ -59,6 +69,11 @@ def spaced(spacing: str, total: int, n: int, offset: int = 0) -> Floats:
     return timesteps
 
 
+def descends(numbers: Floats) -> bool:
+    """Whether these are numbers, at least one, each below the one before."""
+    return numbers.ndim == 1 and numbers.size > 0 and bool((np.diff(numbers) < 0).all())
+
+
 def whole(timesteps: Floats) -> list[int]:
     """Timesteps, rounded."""
     return [int(t) for t in np.round(timesteps)]
@@ -84,6 +99,28 @@ SIGMA_FAMILIES: dict[str, Callable[[float, float, int], Floats]] = {  # of (lowe
     "beta": _beta,  # arXiv:2407.12173
     "lambda": _exponential,  # evenly spaced in log(alpha / sigma), arXiv:2206.00927
 }
+
+
+FAMILY_OPTIONS = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta",
+    "use_lu_lambdas": "lambda",
+}
+
+
+def family_of(options: Any) -> str | None:
+    """Which of SIGMA_FAMILIES these options of a sampler ask for, if any.
+
+    Raises
+    ------
+    ValueError
+        If they ask for two.
+    """
+    chosen = [option for option in FAMILY_OPTIONS if getattr(options, option, False)]
+    if len(chosen) > 1:
+        raise ValueError(f"{type(options).__name__}: only one of {chosen} can be used")
+    return FAMILY_OPTIONS[chosen[0]] if chosen else None
 
 
 def karras(rho: float) -> Callable[[float, float, int], Floats]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -14,8 +14,8 @@ from minidiff.diffusion.points import Point
 from minidiff.diffusion.samplers.exponential import FORMULATIONS, LINES, Formulation, weights
 from minidiff.diffusion.samplers.multistep import solved
 from minidiff.diffusion.samplers.sampler import Draw, Step
-from minidiff.diffusion.samplers.solver import ExponentialSampler, Floats
-from minidiff.diffusion.samplers.spacing import SIGMA_FAMILIES, timestep_of
+from minidiff.diffusion.samplers.solver import ExponentialSampler, Floats, stretched
+from minidiff.diffusion.samplers.spacing import SIGMA_FAMILIES, family_of, timestep_of
 
 __all__ = ["UniPC"]
 
@@ -66,10 +66,11 @@ class UniPC(ExponentialSampler):
     """
 
     diffusers_name: ClassVar[str] = "UniPCMultistepScheduler"
+    flow_families: ClassVar[tuple[str, ...]] = ("karras",)
 
     predict_x0: bool = True
     solver_type: str = "bh2"
-    disable_corrector: Sequence[int] = field(default_factory=list)
+    disable_corrector: Sequence[int] = ()
     solver_p: None = None
     final_sigmas_type: str = "zero"
     rescale_betas_zero_snr: bool = False
@@ -85,6 +86,7 @@ class UniPC(ExponentialSampler):
         ):  # the configuration of another solver was taken over
             self.solver_type = "bh2"
         super().__post_init__()
+        self.disable_corrector = tuple(self.disable_corrector)
         if self.solver_type not in SOLVER_TYPES:
             raise ValueError(
                 f"UniPC: solver_type must be one of {list(SOLVER_TYPES)}, got {self.solver_type!r}"
@@ -123,11 +125,11 @@ class UniPC(ExponentialSampler):
         )
 
     def _sigmas(self, timesteps: Floats) -> tuple[Floats, Floats, float]:
-        ratios, family, total = self.schedule.ratios, self._family(), self.num_train_timesteps
+        ratios, family, total = self.schedule.ratios, family_of(self), self.num_train_timesteps
         if family is not None:
             low, high = self.sigma_min or float(ratios[0]), self.sigma_max or float(ratios[-1])
             sigmas = SIGMA_FAMILIES[family](low, high, len(timesteps))
-            if family == "karras" and self.use_flow_sigmas:
+            if self.use_flow_sigmas:
                 sigmas = sigmas / (sigmas + 1)
                 return sigmas, sigmas * total, self._last(sigmas)
             times = timestep_of(sigmas, ratios)
@@ -136,7 +138,7 @@ class UniPC(ExponentialSampler):
             return super()._sigmas(timesteps)
         sigmas = shift_times(np.linspace(1, 1 / total, len(timesteps) + 1)[:-1], self._shift)
         if self.shift_terminal:
-            sigmas = 1 - (1 - sigmas) * (1 - self.shift_terminal) / (1 - sigmas[-1])
+            sigmas = stretched(sigmas, self.shift_terminal)
         sigmas[0] = min(sigmas[0], NEARLY_ONE)
         return sigmas, sigmas * total, self._last(sigmas)
 
