@@ -23,9 +23,11 @@ from minidiff.diffusion import (
     EDMEuler,
     Euler,
     FlowMatchEuler,
+    FlowMatchHeun,
     Heun,
     KDPM2Ancestral,
     NoiseSchedule,
+    Sampler,
     UniPC,
     make_sampler,
 )
@@ -156,6 +158,12 @@ def test_chosen_timesteps_of_several_calls() -> None:
 def test_impossible_numbers_of_steps(name: str, n: int) -> None:
     with pytest.raises(ValueError, match=rf"{n} steps are not from 1 to (the 1000 timesteps|original_inf)"):
         make_sampler(name, NoiseSchedule()).set_timesteps(n)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), UniPC(), EDMEuler(), FlowMatchEuler(), FlowMatchHeun()])
+def test_parts_of_steps_are_refused(sampler: Sampler) -> None:
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        sampler.set_timesteps(7.5)  # type: ignore[arg-type]
 
 
 def test_runge_kutta_needs_four_steps() -> None:

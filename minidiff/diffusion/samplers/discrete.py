@@ -7,6 +7,7 @@ sqrt(1 + sigma^2), which is the first way's.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -122,7 +123,7 @@ class DiscreteSampler(Sampler):
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError(f"{self!r}: give set_timesteps a number of steps, or timesteps=")
         if num_inference_steps is not None:
-            self._begin(self._plan(num_inference_steps))
+            self._begin(self._plan(operator.index(num_inference_steps)))
             return
         chosen, last = np.asarray(timesteps, dtype=np.float64), self.num_train_timesteps - 1
         if not descends(chosen) or not 0 <= chosen[-1] <= chosen[0] <= last:

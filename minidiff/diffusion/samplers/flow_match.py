@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -142,7 +143,7 @@ class FlowMatchEuler(_FlowMatch):
         """
         shift = dynamic_shift(self, mu, self.shift)
         if num_inference_steps is not None and sigmas is None:
-            chosen = self._spread(num_inference_steps)
+            chosen = self._spread(operator.index(num_inference_steps))
         elif num_inference_steps is None and sigmas is not None:
             chosen = np.asarray(sigmas, dtype=np.float64)
         else:

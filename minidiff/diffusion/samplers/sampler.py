@@ -7,6 +7,7 @@ a Python float, so that no step waits for a GPU.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -177,7 +178,7 @@ class Sampler:
 
     def set_timesteps(self, num_inference_steps: int) -> None:
         """Choose how many steps sampling takes, before the first `step`."""
-        self._begin(self._plan(num_inference_steps))
+        self._begin(self._plan(operator.index(num_inference_steps)))
 
     def set_begin_index(self, begin_index: int) -> None:
         """Say which of `timesteps` the next step is; unless it follows the last step, a run begins there.
