@@ -16,7 +16,7 @@ from minidiff.backend import Backend, BackendUnavailable, get_backend
 from minidiff.checkpoints import CheckpointError
 from minidiff.data import DataError, Dataset
 from minidiff.diffusion import DDIM, SAMPLERS, GaussianDiffusion
-from minidiff.files import atomic_path
+from minidiff.files import alone_in, atomic_path
 from minidiff.pipelines import Pipeline, load_pipeline
 from minidiff.training import Trainer, TrainingError
 
@@ -184,7 +184,17 @@ def train(trainer: Trainer, *, restart: bool, then: str | None = None) -> int:
     -------
     int
         The exit code: 0 for a finished run, 130 after Ctrl-C.
+
+    Raises
+    ------
+    FolderInUse
+        If another process trains in the same folder.
     """
+    with alone_in(trainer.output_dir):
+        return _train(trainer, restart, then)
+
+
+def _train(trainer: Trainer, restart: bool, then: str | None) -> int:
     if trainer.resume(restart=restart):
         print(f"found: {trainer.output_dir} at step {trainer.step} of {trainer.steps}")
     if trainer.step >= trainer.steps:

@@ -8,6 +8,7 @@ processes left behind carries a prefix of ours, so that `remove_leftovers` can t
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -15,10 +16,53 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_folder", "atomic_path", "remove_leftovers"]
+__all__ = ["FolderInUse", "alone_in", "atomic_folder", "atomic_path", "remove_leftovers"]
 
 UNFINISHED = ".tmp-"  # may be deleted: nobody has seen it
+LOCK = ".lock"  # an empty file that stays; the lock on it ends with the process that holds it
 REPLACED = ".tmp-old-"  # followed by the folder's name; its successor is about to take that name
+
+
+class FolderInUse(OSError):
+    """Another process works in a folder."""
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Keep other processes that ask the same out of a folder, which is made if it is not there.
+
+    Raises
+    ------
+    FolderInUse
+        If another process is in it. One that was killed is not.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        if not _locked(handle):
+            raise FolderInUse(
+                f"{folder}: another process works in this folder; wait for it, or name another folder"
+            )
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Whether the lock on an open file is ours now; it ends when the file is closed."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # a file system without locks forbids nothing
+    return True
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 import minidiff.files
-from minidiff.files import atomic_folder, atomic_path, remove_leftovers
+from minidiff.files import FolderInUse, alone_in, atomic_folder, atomic_path, remove_leftovers
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs fork and SIGKILL")
 
@@ -296,3 +297,33 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError):
         write()
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    """A second one is refused with the folder's name; when the first is killed, the next may work."""
+    folder = tmp_path / "new" / "run"
+    code = (
+        "import sys, time; from minidiff.files import alone_in\n"
+        "with alone_in(sys.argv[1]): print('in', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "in\n"
+        with pytest.raises(FolderInUse, match=r"run: another process works in this folder"), alone_in(folder):
+            pass
+        first.kill()
+    with alone_in(folder):
+        (folder / "file").write_text("")
+    with alone_in(folder):
+        assert (folder / "file").exists()
+
+
+def test_a_file_system_without_locks_forbids_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone_in(tmp_path), alone_in(tmp_path):
+        pass
