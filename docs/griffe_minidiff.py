@@ -21,7 +21,7 @@ class AsCalled(Extension):
         """Turn references into Markdown, and undo what reading "array, shape (N, C)" as Python makes of it."""
         if obj.docstring is None:
             return
-        text = re.sub(r"\[(\d+)\]_", r"[\1]", obj.docstring.value)
+        text = re.sub(r"\[(\d+)\]_", r"\\[\1\\]", obj.docstring.value)
         obj.docstring.value = re.sub(r"^( *)\.\. \[(\d+)\] ", r"\1\2. ", text, flags=re.MULTILINE)
         for section in obj.docstring.parsed:
             for item in section.value if isinstance(section.value, list) else ():
