@@ -152,7 +152,7 @@ def an_old_cupy(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_folder_for_cupy(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = "raise PermissionError(13, 'Permission denied', '/root/.cupy')"
+    source = "raise PermissionError(13, 'Permission denied', '/home/user/.cupy')"
     machine.folder.joinpath("cupy.py").write_text(source)
     monkeypatch.delitem(sys.modules, "cupy")
     monkeypatch.syspath_prepend(machine.folder)
