@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from minidiff.backend import Backend, BackendUnavailable
 from minidiff.modes import precision
 from minidiff.testing import load_backend
 from tests import simt
+
+if TYPE_CHECKING:
+    from tests.simt.graphs import Tape
 
 DEVICES = os.environ.get("MINIDIFF_TEST_DEVICES", "cpu,strict,torch,simt").split(",")
 
@@ -45,3 +49,19 @@ def simt_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """The backend whose CUDA kernels run on the CPU, in each order of threads."""
     with simt.schedule(request.param):
         yield load("simt")
+
+
+@pytest.fixture
+def tapes() -> list[Tape]:
+    """What `compiled` has captured."""
+    return []
+
+
+@pytest.fixture
+def compiled(tapes: list[Tape]) -> Iterator[Backend]:
+    """The backend "simt" with a `compile` that fills `tapes`."""
+    load("simt")
+    from tests.simt.graphs import compiling
+
+    with compiling(tapes) as backend:
+        yield backend

@@ -18,30 +18,7 @@ from minidiff.models import UNet
 from minidiff_cupy import engine
 from minidiff_cupy.allocation import explained
 from minidiff_cupy.graphs import StreamRecorder, compiler
-from tests.conftest import load
-from tests.simt.graphs import Tape, compiling
-
-
-@pytest.fixture
-def tapes() -> list[Tape]:
-    return []
-
-
-@pytest.fixture
-def compiled(tapes: list[Tape]) -> Iterator[Backend]:
-    """The backend "simt" with a `compile` that fills `tapes`."""
-    load("simt")
-    with compiling(tapes) as backend:
-        yield backend
-
-
-def normal(backend: Backend, seed: int, *shape: int) -> Any:
-    return Generator(seed, backend).normal(shape)
-
-
-def same(backend: Backend, x: Any, y: Any) -> None:
-    np.testing.assert_array_equal(backend.to_numpy(x), backend.to_numpy(y))
-
+from tests.simt.graphs import Tape, normal, same
 
 # --- functions -------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +18,7 @@ from minidiff.loss_and_gradients import LossAndGradients
 from minidiff.models import UNet
 from minidiff.optim import EMA, Adam
 from minidiff.training import Trainer
-from tests.conftest import load
-from tests.simt.graphs import Tape, compiling
-
-
-@pytest.fixture
-def tapes() -> list[Tape]:
-    return []
-
-
-@pytest.fixture
-def compiled(tapes: list[Tape]) -> Iterator[Backend]:
-    """The backend "simt" with a `compile` that fills `tapes`."""
-    load("simt")
-    with compiling(tapes) as backend:
-        yield backend
-
-
-def normal(backend: Backend, seed: int, *shape: int) -> Any:
-    return Generator(seed, backend).normal(shape)
-
-
-def same(backend: Backend, x: Any, y: Any) -> None:
-    np.testing.assert_array_equal(backend.to_numpy(x), backend.to_numpy(y))
-
+from tests.simt.graphs import Tape, normal, same
 
 # --- sampling --------------------------------------------------------------------------------------------
 

@@ -18,13 +18,14 @@ from unittest.mock import patch
 import numpy as np
 
 from minidiff.backend import Backend, register_backend
+from minidiff.random import Generator
 from minidiff_cupy import engine
 from minidiff_cupy.graphs import compiler
 from tests import simt
 from tests.simt import emulator, namespace
 from tests.simt.arrays import SimtArray, unwrap, wrap
 
-__all__ = ["Tape", "compiling"]
+__all__ = ["Tape", "compiling", "normal", "same"]
 
 
 @contextlib.contextmanager
@@ -137,3 +138,13 @@ def _refuse(*args: Any) -> None:
 
 def _refused_in_capture(transfer: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda x: _refuse() if engine.capturing() else transfer(x)
+
+
+def normal(backend: Backend, seed: int, *shape: int) -> Any:
+    """Standard normal numbers on the backend's device."""
+    return Generator(seed, backend).normal(shape)
+
+
+def same(backend: Backend, x: Any, y: Any) -> None:
+    """Complain where two arrays differ in a bit."""
+    np.testing.assert_array_equal(backend.to_numpy(x), backend.to_numpy(y))
