@@ -204,10 +204,18 @@ def test_importing_minidiff_imports_nothing_heavy() -> None:
 
 
 def test_importing_minidiff_is_quick() -> None:
-    program = "import time; start = time.thread_time(); import minidiff; print(time.thread_time() - start)"
-    times: list[float] = []
+    """Beside NumPy, which is most of it: 150 ms where NumPy takes 60, in the best of a few turns."""
+
+    def seconds(module: str) -> float:
+        program = (
+            f"import time; start = time.thread_time(); import {module}; print(time.thread_time() - start)"
+        )
+        return float(in_a_new_python(program))
+
+    ours, numpys = [], []
     for _ in range(5):
-        times.append(float(in_a_new_python(program)))
-        if times[-1] < 0.150:
+        ours.append(seconds("minidiff"))
+        numpys.append(seconds("numpy"))
+        if min(ours) < 2.5 * min(numpys):
             return
-    pytest.fail(f"`import minidiff` took {min(times):.3f} s at best, more than 0.150 s")
+    pytest.fail(f"`import minidiff` took {min(ours):.3f} s at best, `import numpy` {min(numpys):.3f} s")
