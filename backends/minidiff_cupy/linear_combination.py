@@ -38,7 +38,7 @@ def linear_combination(xp: Any, *arrays: Array, coefficients: Sequence[float]) -
 
 def _terms(arrays: list[Array], coefficients: Sequence[float]) -> Any:
     terms = np.zeros((), _TERMS)
-    terms["count"] = len(arrays)
+    terms["count"], terms["factor"] = len(arrays), np.nan  # a term past the last would spoil the sum
     for i, (x, c) in enumerate(zip(arrays, coefficients, strict=True)):
         terms["array"][i], terms["factor"][i] = address(x), c
     return terms[()]

@@ -139,12 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for topic in (topics() if "all" in asked else asked)
         for bug in importlib.import_module(f"tests.simt.mutants.{topic}").MUTANTS
     ]
-    alive = 0
+    alive = []
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
         for found, line in pool.map(examine, *zip(*bugs, strict=True)):
             print(line, flush=True)
-            alive += not found
-    print(f"{alive} of {len(bugs)} survive")
+            alive += [] if found else [line]
+    print("\n".join([f"{len(alive)} of {len(bugs)} survive", *alive]))
     return 1 if alive else 0
 
 
