@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from minidiff import ops
-from minidiff.backend import Backend
+from minidiff.backend import Backend, get_backend
 from minidiff.diffusion import DDIM, DDPM, sample
 from minidiff.models import UNet
 from minidiff.pipelines import (
@@ -24,6 +25,7 @@ from minidiff.pipelines import (
     slerp,
     super_resolution,
 )
+from minidiff.pipelines.denoiser import denoiser
 from minidiff.random import Generator
 from tests.gaussian_denoiser import SHAPE, close, gaussian, pictures
 
@@ -120,6 +122,26 @@ def test_guidance_asks_for_both_and_only_inside_its_interval() -> None:
     model.calls.clear()
     generate(Pipeline(model, sampler, SHAPE), 2, guidance=3.0, **options)  # type: ignore[arg-type]
     assert [labels for _, labels in model.calls] == [[4, 5, 9, 9]] * 4
+
+
+def test_batches_share_what_was_compiled() -> None:
+    """What differs between them is an argument, so that a graph that was captured for one serves the next."""
+    made: list[list[Any]] = []  # the calls of each compiled function
+
+    def compiled(fn: Any) -> Any:
+        made.append(calls := [])
+        return lambda *args: calls.append(args) or fn(*args)
+
+    model, sampler = Labelled(), DDIM()
+    sampler.set_timesteps(1)
+    ask = denoiser(Pipeline(model, sampler, SHAPE), replace(get_backend("cpu"), compile=compiled), 3.0)
+    beside = pictures(2, (1, 4, 4))
+    for labels in ([4, 5], [6, 7]):
+        predict = ask(labels, beside)(0)
+        predict(np.zeros((2, *SHAPE), "float32"), np.zeros(2, "int64"))
+    (calls,) = filter(None, made)
+    assert [labels for _, labels in model.calls] == [[4, 5, 9, 9], [6, 7, 9, 9]]
+    assert [[tuple(x.shape) for x in args] for args in calls] == [[(2, 1, 4, 4), (2,), (2, *SHAPE), (2,)]] * 2
 
 
 def test_guidance_is_that_of_diffusion_sample() -> None:
@@ -275,6 +297,7 @@ def test_pipelines_on_every_library(backend: Backend) -> None:
             "3 x 3 pixels are not 4 x 4 divided by a whole number",
         ),
         (lambda p: Guidance(2.0, interval=(3.0, 1.0)), r"got \(3\.0, 1\.0\)"),
+        (lambda p: Guidance(2.0, rescale=1.5), r"rescale in \[0, 1\], got 1\.5"),
         (lambda p: Pipeline(lambda x, t: x, DDIM()), r"give image_shape=\(C, H, W\)"),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,7 +38,7 @@ class Guidance:
     Raises
     ------
     ValueError
-        If the interval is empty.
+        If the interval is empty, or `rescale` not from 0 to 1.
 
     References
     ----------
@@ -55,61 +56,63 @@ class Guidance:
             raise ValueError(
                 f"Guidance: expected an interval 0 <= low < high of noise levels, got {self.interval}"
             )
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"Guidance: expected rescale in [0, 1], got {self.rescale}")
 
 
 def denoiser(
-    pipeline: Pipeline,
-    backend: Backend,
-    *,
-    labels: Sequence[int] | None = None,
-    guidance: float | Guidance = 1.0,
-    beside: Array = None,
-) -> PredictAt:
-    """A function of the number of a step that gives the network, compiled, as a function of (x, t).
+    pipeline: Pipeline, backend: Backend, guidance: float | Guidance = 1.0
+) -> Callable[[Sequence[int] | None, Array], PredictAt]:
+    """How the network is asked: compiled here, once, for all batches.
 
     The network computes in the dtype of its parameters; images stay in theirs.
 
     Parameters
     ----------
     pipeline : Pipeline
-        `set_timesteps` of its sampler was called.
     backend : Backend
         Of the images.
-    labels : sequence of int, length N, optional
     guidance : float or Guidance
-    beside : array, shape (N, c, H, W), optional
-        Further channels of the network's input.
 
-    Raises
-    ------
-    ValueError
-        If there is guidance without labels, or without a label that stands for "any".
+    Returns
+    -------
+    callable
+        `ask(labels, beside)` takes the classes of N images or None, and further channels of the network's input,
+        (N, c, H, W), or None. It gives a function of the number of a step that gives a function of (x, t), and raises
+        ValueError if there is guidance without labels, or without a label that stands for "any".
     """
-    model, points = pipeline.model, pipeline.sampler.points
+    model, sampler = pipeline.model, pipeline.sampler
     dtype = pipeline.weights[0].dtype if pipeline.weights else None
+    null = getattr(model, "null_label", None)
     chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    low, high = chosen.interval
 
-    def network(x: Array, t: Array, **labels: Array) -> Any:
+    def network(beside: Array, x: Array, t: Array, **labels: Array) -> Any:
         whole = x if beside is None else ops.concat([x, _as_often(beside, x)], axis=1)
         return model(whole if dtype is None else ops.astype(whole, dtype, copy=False), t, **labels)
 
-    if labels is None:
-        if chosen.scale != 1:
-            raise ValueError(f"guidance of scale {chosen.scale} needs labels")
-        alone = backend.compile(network)
-        return lambda i: alone
-    classes = backend.from_numpy(np.asarray(labels, dtype=np.int64))
-    null = getattr(model, "null_label", None)
-    if null is None and chosen.scale != 1:
-        raise ValueError(
-            f"guidance of scale {chosen.scale} needs a network with a label that stands for any class"
-        )
-    follow, guide = (
-        backend.compile(classifier_free_guidance(network, classes, null or 0, scale, rescale=chosen.rescale))
-        for scale in (1.0, chosen.scale)
-    )
-    low, high = chosen.interval
-    return lambda i: guide if low < points[i].ratio <= high else follow
+    def guided(scale: float) -> Callable[..., Any]:
+        def towards(beside: Array, classes: Array, x: Array, t: Array) -> Any:
+            asked = partial(network, beside)
+            return classifier_free_guidance(asked, classes, null or 0, scale, rescale=chosen.rescale)(x, t)
+
+        return backend.compile(towards)
+
+    alone, follow, guide = backend.compile(network), guided(1.0), guided(chosen.scale)
+
+    def ask(labels: Sequence[int] | None, beside: Array) -> PredictAt:
+        if labels is None:
+            if chosen.scale != 1:
+                raise ValueError(f"guidance of scale {chosen.scale} needs labels")
+            return lambda i: partial(alone, beside)
+        if null is None and chosen.scale != 1:
+            raise ValueError(
+                f"guidance of scale {chosen.scale} needs a network with a label that stands for any class"
+            )
+        classes = backend.from_numpy(np.asarray(labels, dtype=np.int64))
+        return lambda i: partial(guide if low < sampler.points[i].ratio <= high else follow, beside, classes)
+
+    return ask
 
 
 def _as_often(beside: Array, x: Array) -> Array:

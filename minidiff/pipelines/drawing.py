@@ -101,18 +101,14 @@ def draw(
     if labels is not None and len(labels) != count:
         raise ValueError(f"{len(labels)} labels for {count} images: give one for each")
     generators, size = one_per_image(generator, count), batch_size or count
-    backend = _common_backend(pipeline, generators[0])
+    ask = denoiser(pipeline, _common_backend(pipeline, generators[0]), guidance)
     images = []
     with inference():
         for first in range(0, count, size):
             part = slice(first, min(first + size, count))
             pipeline.sampler.set_timesteps(steps)
-            predict_at = denoiser(
-                pipeline,
-                backend,
-                labels=None if labels is None else labels[part],
-                guidance=guidance,
-                beside=None if beside is None else beside[part, ...],
+            predict_at = ask(
+                None if labels is None else labels[part], None if beside is None else beside[part, ...]
             )
             rng = NoisePerImage(generators[part])
             shape = (part.stop - part.start, *pipeline.image_shape)
