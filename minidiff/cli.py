@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -264,14 +265,22 @@ def as_usage_error() -> Iterator[None]:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call `main` and exit: 0 done, 1 training failed or no memory left, 2 wrong input or device, 130 interrupted."""
+    """Call `main` and exit.
+
+    The code is 0 when it is done, 1 if training failed or no memory was left, 2 for wrong input or device, 130 if it
+    was interrupted, 141 if whoever reads the output has enough of it, as `| head` does.
+    """
     try:
         code = main() or 0
+        sys.stdout.flush()
     except TrainingError as error:
         code = _complain(error, 1)
     except MemoryError as error:
         advice = "lower the batch size or the size of the images, or wrap blocks of the model in minidiff.checkpoint"
         code = _complain(f"{error}; {advice}" if str(error) else advice, 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        code = 141
     except (BackendUnavailable, CheckpointError, DataError, UsageError, OSError) as error:
         code = _complain(error, 2)
     except KeyboardInterrupt:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -126,3 +129,16 @@ def test_finetuning_asks_for_the_classes_of_the_network(options: dict[str, Any],
     if model.class_embedding is not None:
         with pytest.raises(cli.UsageError):
             check(model, Dataset(digits.pixels[:2]))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes break otherwise elsewhere")
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_who_has_enough_is_no_error(lines: int) -> None:
+    program = f"from minidiff import cli; cli.run(lambda: print('line\\n' * {lines}))"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
