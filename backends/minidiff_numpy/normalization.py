@@ -25,11 +25,10 @@ def _blocks(x: Array) -> Iterator[slice]:
 
 
 @lru_cache(maxsize=64)
-def _averaging(pixels: int, channels: int, groups: int, dtype: Any) -> tuple[Array, Array]:
-    """Matrices between which an image (L, C) becomes the mean of each channel's group, (1, C)."""
-    wide = channels // groups
-    over_channels = np.kron(np.eye(groups), np.full((wide, wide), 1 / wide))
-    return np.full((1, pixels), 1 / max(1, pixels), dtype), over_channels.astype(dtype)
+def _averaging(pixels: int, channels: int, groups: int, dtype: Any) -> tuple[Array, Array, Array]:
+    """Matrices that make of an image (L, C) the means of its channels (1, C), of groups (1, G), and (1, C) again."""
+    members = np.repeat(np.eye(groups, dtype=dtype), channels // groups, axis=0)  # (C, G)
+    return np.full((1, pixels), 1 / max(1, pixels), dtype), members * groups / channels, members.T
 
 
 def group_norm(
@@ -47,13 +46,16 @@ def group_norm(
         return NotImplemented
     n, c, h, w = x.shape
     image = channels_last(x).reshape(n, h * w, c)
-    over_pixels, over_channels = _averaging(h * w, c, groups, image.dtype)
+    over_pixels, into_groups, out_of_groups = _averaging(h * w, c, groups, image.dtype)
     y = empty_like(image)
     mean, rest, rstd = np.empty((3, n, 1, c), image.dtype)  # rest: what rounding took from the mean
     half = image.dtype.type(0.5)
 
+    def over_channels(z: Array) -> Array:
+        return (z @ into_groups) @ out_of_groups
+
     def means(z: Array) -> Array:
-        return (over_pixels @ z) @ over_channels
+        return over_channels(over_pixels @ z)
 
     def centred(b: slice) -> Array:
         z = lanes.scratch(0, image[b].shape, image.dtype)
@@ -110,7 +112,7 @@ def group_norm(
             product = np.multiply(z, dz, out=lanes.scratch(2, z.shape, z.dtype))
             across[b] = rstd[b] * (h * w * (over_pixels @ product) - rest[b] * along[b])
             into_mean, into_deviation = (
-                (sums * weight / (h * w)) @ over_channels * rstd[b] for sums in (along[b], across[b])
+                over_channels(sums * weight / (h * w)) * rstd[b] for sums in (along[b], across[b])
             )
             into_deviation *= rstd[b]
             dz *= scale
