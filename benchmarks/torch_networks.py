@@ -207,6 +207,14 @@ class Eager:
         return tensor.contiguous(memory_format=self.layout) if tensor.ndim == 4 else tensor
 
 
+def _conv2d(
+    x: Any, weight: Any, bias: Any = None, shift: Any = None, residual: Any = None, **options: Any
+) -> Any:
+    y = F.conv2d(x, weight, bias, **options)
+    y = y if shift is None else y + shift[:, :, None, None]
+    return y if residual is None else y + residual
+
+
 def _group_norm(x: Any, weight: Any, bias: Any, *, groups: int, eps: float, activation: str | None) -> Any:
     y = F.group_norm(x, groups, weight, bias, eps)
     return F.silu(y) if activation == "silu" else y
@@ -216,7 +224,7 @@ def _group_norm(x: Any, weight: Any, bias: Any, *, groups: int, eps: float, acti
 COUNTERPARTS: dict[str, Callable[..., Any]] = {
     "add": torch.add,
     "concat": lambda arrays, *, axis: torch.cat(arrays, dim=axis),
-    "conv2d": F.conv2d,
+    "conv2d": _conv2d,
     "group_norm": _group_norm,
     "linear": F.linear,
     "silu": F.silu,

@@ -196,7 +196,7 @@ def test_calls_of_ops_are_seen_and_ops_left_as_they_were() -> None:
     calls = op_calls(lambda: UNet(1, 8, 1)(np.zeros((2, 1, 8, 4), np.float32), 3))
     assert vars(ops) == before
     named = [f"{call.name} {call}" for call in calls]
-    assert len(named) == 94
+    assert len(named) == 89
     assert named[1].startswith("astype 2x8")
     assert "conv2d 2x1x8x4, 8x1x3x3, padding 1" in named
     assert "conv2d 2x16x8x4, 16x16x3x3, stride 2, padding 1" in named
@@ -288,7 +288,7 @@ def test_sections(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert {row["op"] for row in calls} == {
         "add", "concat", "conv2d", "group_norm", "linear", "silu", "upsample2d"
     }  # fmt: skip
-    assert sum(row["calls"] for row in calls) + sum(figures["ops"]["not compared"].values()) == 93
+    assert sum(row["calls"] for row in calls) + sum(figures["ops"]["not compared"].values()) == 88
     for row in calls:
         assert list(row["forward"]["ms"]) == list(row["backward"]["ms"]) == list(cpu_sections.PARTIES)
     assert [(row["batch"], row["side"]) for row in figures["forward"]] == list(TINY.forward)

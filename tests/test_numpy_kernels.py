@@ -147,7 +147,7 @@ def test_no_full_panel_is_ever_made(kernel: int, stride: int, monkeypatch: pytes
     arrays = x.nbytes + pixels * 64 * 4 + weight.nbytes
     full = pixels * kernel * kernel * 64 * 4
     assert full > 1.5 * arrays + (2 << 20)
-    assert len(peaks) == 4
+    assert len(peaks) == 6
     assert max(peaks) < 1.5 * arrays + (2 << 20)
 
 

@@ -38,6 +38,11 @@ WRONG_VALUES: list[tuple[str, Attempt]] = [
     ("conv2d: 0 groups do not divide", call("conv2d", X, W, groups=0)),
     (r"larger than the padded image .*\(1, 1\)", call("conv2d", (2, 3, 2, 2), (4, 3, 5, 5), padding=1)),
     (r"bias has shape \(3,\), expected \(4,\)", call("conv2d", X, W, (3,))),
+    (r"shift has shape \(4,\), expected \(2, 4\) for", call("conv2d", X, W, (4,), (4,))),
+    (
+        r"conv2d: residual has shape \(2, 4, 5, 5\), expected \(2, 4, 3, 3\) as the result has",
+        call("conv2d", X, W, (4,), (2, 4), (2, 4, 5, 5)),
+    ),
     (r"stride must be at least 1, got \(0, 1\)", call("conv2d", X, W, stride=(0, 1))),
     ("padding must be at least 0", call("conv2d", X, W, padding=-1)),
     (r"expected images of shape \(N, C, H, W\), got shape \(3, 5, 5\)", call("conv2d", (3, 5, 5), W)),
@@ -107,6 +112,11 @@ WRONG_TYPES: list[tuple[str, Attempt]] = [
         "conv2d: x is uint8; convert it to a floating dtype first",
         lambda b: ops.conv2d(b.from_numpy(np.zeros(X, np.uint8)), array(b, *W)),
     ),
+    (
+        r"conv2d: mixed dtypes \(x is float32, weight is float32, shift is float64\); cast with ops.astype",
+        lambda b: ops.conv2d(array(b, *X), array(b, *W), shift=array(b, 2, 4, dtype="float64")),
+    ),
+    ("conv2d: residual must be an array, got 1.0", call("conv2d", X, W, residual=1.0)),
     ("mse_loss: mixed dtypes", lambda b: ops.mse_loss(array(b, 2), array(b, 2, dtype="float64"))),
     (
         "mask is int64",
@@ -156,7 +166,8 @@ def test_errors_carry_the_call_in_a_note(backend: Backend) -> None:
         ops.conv2d(array(backend, 2, 3, 5, 5), array(backend, 4, 5, 3, 3))
     (note,) = caught.value.__notes__
     assert note == (
-        "in minidiff.ops.conv2d(float32 array of shape (2, 3, 5, 5), float32 array of shape (4, 5, 3, 3), None)"
+        "in minidiff.ops.conv2d(float32 array of shape (2, 3, 5, 5), float32 array of shape (4, 5, 3, 3), "
+        "None, None, None)"
     )
 
 

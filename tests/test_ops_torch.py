@@ -65,6 +65,29 @@ def test_conv2d(stride: Any, padding: Any, dilation: Any, groups: int) -> None:
     )
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 1, "stride": 2, "groups": 2}])
+def test_conv2d_with_shift_and_residual(bias: bool, shift: bool, residual: bool, options: Any) -> None:
+    side = 3 if "stride" in options else 5
+
+    def theirs(x: Any, w: Any, b: Any, shift: Any, residual: Any) -> Any:
+        y = functional.conv2d(x, w, b, **options)
+        y = y if shift is None else y + shift[:, :, None, None]
+        return y if residual is None else y + residual
+
+    compare(
+        lambda *arrays: ops.conv2d(*arrays, **options),
+        theirs,
+        normal(2, 4, 5, 5),
+        normal(6, 4 // options.get("groups", 1), 3, 3),
+        normal(6) if bias else None,
+        normal(2, 6) if shift else None,
+        normal(2, 6, side, side) if residual else None,
+    )
+
+
 @pytest.mark.parametrize(
     ("sides", "kernel", "stride", "padding"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from minidiff.modes import prepared
@@ -16,25 +15,30 @@ def conv2d(
     x: Any,
     weight: Any,
     bias: Any,
+    shift: Any = None,
+    residual: Any = None,
     *,
     stride: Any,
     padding: Any,
     groups: int,
     dilation: Any,
 ) -> Any:
-    """See `minidiff.ops.conv2d`."""
-    if not served(x, weight, bias):
+    """See `minidiff.ops.conv2d`; what is added is added in the product's kernel."""
+    if not served(x, weight, bias, shift, residual):
         return NotImplemented
     g = conv2d_geometry(x, weight, stride, padding, dilation, groups)
-    image = channels_last(xp, x)
-    y = correlate(xp, image, ohwi(xp, weight), g, Epilogue(contiguous(xp, bias)))
+    image, skipped = channels_last(xp, x), None if residual is None else channels_last(xp, residual)
+    epilogue = Epilogue(contiguous(xp, bias), contiguous(xp, shift), skipped)
+    y = correlate(xp, image, ohwi(xp, weight), g, epilogue)
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         d = channels_last(xp, dy)
         return (
             lambda: channels_first(spread(xp, d, _ihwo(xp, weight, groups), g)),
             lambda: channels_first(filters_between(xp, image, d, g)),
-            lambda: _sum_pixels(xp, d),
+            lambda: _sum_pixels(xp, d, 1)[0],
+            lambda: _sum_pixels(xp, d, d.shape[0]),
+            lambda: dy,
         )
 
     return channels_first(y), vjp
@@ -69,7 +73,7 @@ def conv_transpose2d(
         return (
             lambda: channels_first(correlate(xp, d, ohwi(xp, weight), g)),
             lambda: channels_first(filters_between(xp, d, image, g)),
-            lambda: _sum_pixels(xp, d),
+            lambda: _sum_pixels(xp, d, 1)[0],
         )
 
     return channels_first(y), vjp
@@ -103,9 +107,10 @@ def _ihwo(xp: Any, weight: Array, groups: int) -> Array:
     return prepared(weight, f"ihwo {groups}", exchange)
 
 
-def _sum_pixels(xp: Any, image: Array) -> Array:
-    """(N, H, W, C) -> (C,)."""
-    return sum_columns(xp, image.reshape(1, math.prod(image.shape[:3]), image.shape[3]), image.dtype)[0]
+def _sum_pixels(xp: Any, image: Array, parts: int) -> Array:
+    """(N, H, W, C) -> (parts, C): sums over equal parts of the batch."""
+    n, h, w, c = image.shape
+    return sum_columns(xp, image.reshape(parts, n // max(1, parts) * h * w, c), image.dtype)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ gradients: `_correlate`, `_spread`, its transpose, and `_filters_between`.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from minidiff.modes import is_exact, prepared
 from minidiff_numpy import lanes, panels, winograd
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
-from minidiff_numpy.linear import sum_rows
+from minidiff_numpy.linear import shares
 from minidiff_numpy.memory import empty
 from minidiff_numpy.plan import Plan
 
@@ -34,13 +35,15 @@ def _is_winograds(plan: Plan, images: int, channels: int, filters: int, dtype: A
     )
 
 
-def _correlate(x: Array, weight: Array, plan: Plan, bias: Array | None) -> Array:
-    """Images (N, *inputs, C), filters (O, C, KH, KW) and a bias (O,) -> images (N, *outputs, O)."""
+def _correlate(
+    x: Array, weight: Array, plan: Plan, offset: Array | None = None, residual: Array | None = None
+) -> Array:
+    """Images (N, *inputs, C), filters (O, C, KH, KW) -> images (N, *outputs, O), plus (N, O) and (N, *outputs, O)."""
     o, c = weight.shape[:2]
     if _is_winograds(plan, x.shape[0], c, o, x.dtype, least=16):
         transformed = prepared(weight, "winograd", lambda w: winograd.transform(_hwio(w)))
-        return winograd.correlate(x, transformed, plan.padding, bias)
-    return panels.correlate(x, prepared(weight, "hwio", _hwio), plan, bias)
+        return winograd.correlate(x, transformed, plan.padding, offset, residual)
+    return panels.correlate(x, prepared(weight, "hwio", _hwio), plan, offset, residual)
 
 
 def _spread(y: Array, weight: Array, plan: Plan) -> Array:
@@ -96,6 +99,8 @@ def conv2d(
     x: Any,
     weight: Any,
     bias: Any,
+    shift: Any = None,
+    residual: Any = None,
     *,
     stride: Any,
     padding: Any,
@@ -103,7 +108,7 @@ def conv2d(
     dilation: Any,
 ) -> Any:
     """See `minidiff.ops.conv2d`; grouped and half-precision convolutions are left to the generic rule."""
-    if groups != 1 or not served(x, weight, bias):
+    if groups != 1 or not served(x, weight, bias, shift, residual):
         return NotImplemented
     kernel, s, p, d = weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation)
     sides = [
@@ -112,17 +117,41 @@ def conv2d(
     ]
     plan = Plan(x.shape[2:], (sides[0], sides[1]), kernel, s, p, d)
     image = channels_last(x)
-    y = _correlate(image, weight, plan, bias)
+    offset = _offset(bias, shift, (x.shape[0], weight.shape[0]))
+    y = _correlate(image, weight, plan, offset, None if residual is None else channels_last(residual))
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         d_image = channels_last(dy)
+        sums = cache(lambda: _sum_pixels(d_image))
         return (
             lambda: as_nchw(_spread(d_image, weight, plan)),
             lambda: _filters_between(image, d_image, plan),
-            lambda: sum_rows(d_image.reshape(-1, d_image.shape[3])),
+            lambda: sums().sum(axis=0),
+            sums,
+            lambda: dy,
         )
 
     return as_nchw(y), vjp
+
+
+def _offset(bias: Array | None, shift: Array | None, shape: tuple[int, int]) -> Array | None:
+    """What is added to all pixels of an image, (N, O): a bias (O,) and a shift (N, O)."""
+    if shift is None:
+        return None if bias is None else np.broadcast_to(bias, shape)
+    return shift if bias is None else shift + bias
+
+
+def _sum_pixels(image: Array) -> Array:
+    """(N, H, W, C) -> (N, C)."""
+    n, h, w, c = image.shape
+    pixels, ones = image.reshape(n, h * w, c), np.ones((1, h * w), image.dtype)
+    sums = empty((n, 1, c), image.dtype)
+
+    def part(images: slice) -> None:
+        np.matmul(ones, pixels[images], out=sums[images])
+
+    lanes.each(part, shares(n), multiplications=image.size)
+    return sums[:, 0]
 
 
 def conv_transpose2d(
@@ -155,9 +184,9 @@ def conv_transpose2d(
     def vjp(dy: Array) -> tuple[Any, ...]:
         d_image = channels_last(dy)
         return (
-            lambda: as_nchw(_correlate(d_image, weight, plan, None)),
+            lambda: as_nchw(_correlate(d_image, weight, plan)),
             lambda: _filters_between(d_image, image, plan),
-            lambda: sum_rows(d_image.reshape(-1, d_image.shape[3])),
+            lambda: _sum_pixels(d_image).sum(axis=0),
         )
 
     return as_nchw(y), vjp

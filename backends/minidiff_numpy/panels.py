@@ -49,8 +49,10 @@ def _panel(padded: Array, plan: Plan, images: slice, rows: slice) -> Array:
     return panel.reshape(-1, kh * kw * c)
 
 
-def correlate(x: Array, filters: Array, plan: Plan, bias: Array | None = None) -> Array:
-    """Images (N, *inputs, C) and filters (KH, KW, C, O), and a bias (O,) -> images (N, *outputs, O).
+def correlate(
+    x: Array, filters: Array, plan: Plan, offset: Array | None = None, residual: Array | None = None
+) -> Array:
+    """Images (N, *inputs, C), filters (KH, KW, C, O) -> images (N, *outputs, O), plus (N, O) and (N, *outputs, O).
 
     Lanes share the pixels or, where those are few, the filters.
     """
@@ -65,10 +67,12 @@ def correlate(x: Array, filters: Array, plan: Plan, bias: Array | None = None) -
     def part(item: tuple[tuple[slice, slice], slice]) -> None:
         tile, some = item
         pixels = x[tile].reshape(-1, c) if plan.is_product else _panel(padded, plan, *tile)
-        out = y[tile].reshape(-1, o)[:, some]
-        np.matmul(pixels, matrix[:, some], out=out)
-        if bias is not None:
-            out += bias[some]
+        part_of_y = y[tile][..., some]
+        np.matmul(pixels, matrix[:, some], out=y[tile].reshape(-1, o)[:, some])
+        if offset is not None:
+            part_of_y += offset[tile[0], None, None, some]
+        if residual is not None:
+            part_of_y += residual[tile][..., some]
 
     work = product(tiles, [slice(0, o)] if by_pixels else shares(o))
     lanes.each(part, work, multiplications=plan.multiplications(n, c, o))

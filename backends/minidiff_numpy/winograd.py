@@ -159,8 +159,14 @@ def transform(filters: Array) -> Array:
     return matrix_product(both_axes, filters.reshape(9, c * o)).reshape(36, c, o)
 
 
-def correlate(x: Array, filters: Array, padding: tuple[int, int], bias: Array | None = None) -> Array:
-    """Images (N, H, W, C), transformed filters (36, C, O) and a bias (O,) -> images (N, *sides, O)."""
+def correlate(
+    x: Array,
+    filters: Array,
+    padding: tuple[int, int],
+    offset: Array | None = None,
+    residual: Array | None = None,
+) -> Array:
+    """Images (N, H, W, C), transformed filters (36, C, O) -> images (N, *sides, O), plus (N, O) and (N, *sides, O)."""
     tiling, c, o = _Tiling(x.shape, padding), x.shape[3], filters.shape[2]
     y, columns = empty((x.shape[0], *tiling.sides, o), x.dtype), tiling.columns
 
@@ -173,8 +179,10 @@ def correlate(x: Array, filters: Array, padding: tuple[int, int], bias: Array | 
         for k, band in enumerate(bands):
             part_of_y = y[images, band.outputs]
             _from_tiles(products[:, :, k], band.out_of, columns.out_of, part_of_y)
-            if bias is not None:
-                part_of_y += bias
+            if offset is not None:
+                part_of_y += offset[images, None, None]
+            if residual is not None:
+                part_of_y += residual[images, band.outputs]
 
     lanes.each(part, tiling.groups(_TILES, shared=False), multiplications=_multiplications(tiling, c, o))
     return y

@@ -76,7 +76,7 @@ class DownBlock(Module):
             outputs.append(step(downsampler, None, h))
         if self.resnet_down and self.skip_conv:
             image = fir_downsample2d(image)
-            outputs.append(ops.add(self.skip_conv(image), step(self.resnet_down, None, h)))
+            outputs.append(self.skip_conv(image, residual=step(self.resnet_down, None, h)))
         return outputs, image
 
 
@@ -140,8 +140,7 @@ class UpBlock(Module):
         if self.fir and image is not None:
             image = fir_upsample2d(image)
         if self.resnet_up:
-            more = self.skip_conv(self.skip_norm(h, activation="silu"))
-            image = more if image is None else ops.add(image, more)
+            image = self.skip_conv(self.skip_norm(h, activation="silu"), residual=image)
             h = step(self.resnet_up, None, h)
         for upsampler in self.upsamplers:
             h = step(upsampler, None, h)

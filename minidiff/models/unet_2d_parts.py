@@ -106,16 +106,16 @@ class ResnetBlock(Module):
         h = self._activated(self.norm1, x)
         if self.resize:
             x, h = self.resize(x), self.resize(h)
-        h = self.conv1(h)
-        told = self.time_emb_proj(time)[:, :, None, None]
+        told = self.time_emb_proj(time)
         if self.scale_shift:
+            told = told[:, :, None, None]
             scale, shift = told[:, : self.channels, ...], told[:, self.channels :, ...]
-            h = ops.add(ops.multiply(self.norm2(h), ops.add(scale, 1.0)), shift)
+            h = ops.add(ops.multiply(self.norm2(self.conv1(h)), ops.add(scale, 1.0)), shift)
             h = ACTIVATIONS[self.act_fn](h)
         else:
-            h = self._activated(self.norm2, ops.add(h, told))
-        h = self.conv2(self.dropout(h, rng))
-        return _sum(h, self.conv_shortcut(x) if self.conv_shortcut else x, self.scale)
+            h = self._activated(self.norm2, self.conv1(h, shift=told))
+        x = self.conv_shortcut(x) if self.conv_shortcut else x
+        return _scaled(self.conv2(self.dropout(h, rng), residual=x), self.scale)
 
     def _activated(self, norm: GroupNorm, x: Any) -> Any:
         activation = ACTIVATIONS[self.act_fn]
@@ -156,7 +156,7 @@ class Attention(CrossAttention):
     def __call__(self, x: Any) -> Any:  # type: ignore[override]
         """(N, channels, H, W) -> the same."""
         pixels = self._pixels(x)
-        return _sum(self._answer(x, pixels, pixels), x, self.scale)
+        return _scaled(ops.add(self._answer(x, pixels, pixels), x), self.scale)
 
 
 class StridedConv(Module):
@@ -209,6 +209,5 @@ def _identity(x: Any) -> Any:
     return x
 
 
-def _sum(x: Any, y: Any, scale: float) -> Any:
-    total = ops.add(x, y)
+def _scaled(total: Any, scale: float) -> Any:
     return total if scale == 1 else ops.multiply(total, 1 / scale)

@@ -85,6 +85,11 @@ def _skip(in_channels: int, out_channels: int, rng: Generator) -> Conv2d | None:
     return None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1, rng=rng)
 
 
+def _around(h: Any, x: Any, skip_conv: Conv2d | None) -> Any:
+    """What a block made of x, and x itself or a convolution of it, added."""
+    return skip_conv(x, residual=h) if skip_conv else ops.add(h, x)
+
+
 class ResidualBlock(Module):
     """Two `ConvBlock`s and what they were given, added [1]_.
 
@@ -102,7 +107,7 @@ class ResidualBlock(Module):
 
     def __call__(self, x: Any) -> Any:
         """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
-        return ops.add(self.block2(self.block1(x)), self.skip_conv(x) if self.skip_conv else x)
+        return _around(self.block2(self.block1(x)), x, self.skip_conv)
 
 
 class ResBlock(Module):
@@ -131,7 +136,7 @@ class ResBlock(Module):
         h = self.norm1(self.conv1(x), activation="silu")
         h = ops.add(h, ops.reshape(shift, (*shift.shape, 1, 1)))
         h = self.norm2(self.conv2(h), activation="silu")
-        return ops.add(h, self.skip_conv(x) if self.skip_conv else x)
+        return _around(h, x, self.skip_conv)
 
 
 _DOWNSAMPLE: dict[str, Callable[[int, Generator], Callable[[Any], Any]]] = {

@@ -120,9 +120,12 @@ class Conv2d(Module):
         self.bias = _bias(bias, out_channels, initializers.fans(shape)[0], rng)
         self.options = {"stride": stride, "padding": padding, "groups": groups, "dilation": dilation}
 
-    def __call__(self, x: Any) -> Any:
-        """(N, in_channels, H, W) -> (N, out_channels, (H + 2 padding - dilation (K - 1) - 1) // stride + 1, ...)."""
-        return ops.conv2d(x, _in(x, self.weight), _in(x, self.bias), **self.options)
+    def __call__(self, x: Any, *, shift: Any = None, residual: Any = None) -> Any:
+        """(N, in_channels, H, W) -> (N, out_channels, (H + 2 padding - dilation (K - 1) - 1) // stride + 1, ...).
+
+        A shift (N, out_channels) and a residual like the result are added to it.
+        """
+        return ops.conv2d(x, _in(x, self.weight), _in(x, self.bias), shift, residual, **self.options)
 
 
 class ConvTranspose2d(Module):

@@ -71,11 +71,20 @@ class Geometry:
 
 
 def conv2d_geometry(
-    x: Array, weight: Array, bias: Any, stride: Size, padding: Size, dilation: Size, groups: int
+    x: Array,
+    weight: Array,
+    bias: Any = None,
+    shift: Any = None,
+    residual: Any = None,
+    *,
+    stride: Size,
+    padding: Size,
+    dilation: Size,
+    groups: int,
 ) -> Geometry:
     """Check the arguments of `conv2d` and lay out its taps."""
-    _check_arrays("conv2d", x, weight, bias)
-    (_, c, h, w), (o, c_weight, kh, kw) = x.shape, weight.shape
+    _check_arrays("conv2d", x, weight, bias=bias, shift=shift, residual=residual)
+    (n, c, h, w), (o, c_weight, kh, kw) = x.shape, weight.shape
     shapes = f"(x {tuple(x.shape)}, weight {tuple(weight.shape)}, groups {groups})"
     if groups < 1 or c % groups or o % groups:
         raise ValueError(f"conv2d: {groups} groups do not divide {c} input and {o} output channels {shapes}")
@@ -91,6 +100,8 @@ def conv2d_geometry(
         raise ValueError(
             f"conv2d: the filter is larger than the padded image {shapes[:-1]}, padding {p}, dilation {d})"
         )
+    check_shape("conv2d", "shift", shift, (n, o), "for the images and the output channels")
+    check_shape("conv2d", "residual", residual, (n, o, oh, ow), "as the result has")
     return Geometry((h, w), (oh, ow), (kh, kw), s, p, d, groups)
 
 
@@ -105,7 +116,7 @@ def conv_transpose2d_geometry(
     groups: int,
 ) -> Geometry:
     """Check the arguments of `conv_transpose2d`; its inputs are the outputs of the convolution it transposes."""
-    _check_arrays("conv_transpose2d", x, weight, bias)
+    _check_arrays("conv_transpose2d", x, weight, bias=bias)
     (_, c, h, w), (c_weight, o, kh, kw) = x.shape, weight.shape
     shapes = f"(x {tuple(x.shape)}, weight {tuple(weight.shape)}, groups {groups})"
     if groups < 1 or c % groups:
@@ -126,8 +137,8 @@ def conv_transpose2d_geometry(
     return Geometry((oh, ow), (h, w), (kh, kw), s, p, d, groups)
 
 
-def _check_arrays(name: str, x: Array, weight: Array, bias: Any) -> None:
-    check_floating(name, x=x, weight=weight, bias=bias)
+def _check_arrays(name: str, x: Array, weight: Array, **added: Any) -> None:
+    check_floating(name, x=x, weight=weight, **added)
     check_images(name, x)
     if len(weight.shape) != 4:
         raise ValueError(f"{name}: expected a weight of four axes, got shape {tuple(weight.shape)}")
@@ -193,8 +204,12 @@ def _filters(xp: Any, x: Array, y: Array, g: Geometry) -> Array:
     return xp.reshape(xp.stack(taps, axis=-1), (o, c, *g.kernel))
 
 
-def _add_bias(xp: Any, y: Array, bias: Any) -> Array:
-    return y if bias is None else y + xp.reshape(widen(xp, bias), (-1, 1, 1))
+def _plus(xp: Any, y: Array, bias: Any, shift: Any = None, residual: Any = None) -> Array:
+    """Images (N, O, H, W) + (O,) + (N, O) + (N, O, H, W), each of the latter optional."""
+    for added, shape in ((bias, (-1, 1, 1)), (shift, (*y.shape[:2], 1, 1)), (residual, y.shape)):
+        if added is not None:
+            y = y + xp.reshape(widen(xp, added), shape)
+    return y
 
 
 Thunk = Callable[[], Array]
@@ -206,19 +221,25 @@ def conv2d(
     x: Any,
     weight: Any,
     bias: Any = None,
+    shift: Any = None,
+    residual: Any = None,
     *,
     stride: Size = 1,
     padding: Size = 0,
     groups: int = 1,
     dilation: Size = 1,
 ) -> Any:
-    """Cross-correlate images with filters.
+    """Cross-correlate images with filters, and add what is given to the result.
 
     Parameters
     ----------
     x : array, shape (N, C, H, W)
     weight : array, shape (O, C / groups, KH, KW)
     bias : array, shape (O,), optional
+    shift : array, shape (N, O), optional
+        Added to every pixel of an image, such as a time embedding.
+    residual : array, shape of the result, optional
+        Added, such as what skips a block.
     stride, padding, dilation : int or (int, int)
         In pixels: between outputs, of zeros on each side, between taps.
     groups : int
@@ -231,19 +252,21 @@ def conv2d(
     Raises
     ------
     ValueError
-        If channels do not fit, or the filter is larger than the padded image.
+        If channels or shapes do not fit, or the filter is larger than the padded image.
     TypeError
         If the dtypes differ or are not floating.
     """
-    g = conv2d_geometry(x, weight, bias, stride, padding, dilation, groups)
-    y = _add_bias(xp, _correlate(xp, widen(xp, x), widen(xp, weight), g), bias)
+    g = conv2d_geometry(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    y = _plus(xp, _correlate(xp, widen(xp, x), widen(xp, weight), g), bias, shift, residual)
 
-    def vjp(dy: Array) -> tuple[Thunk, Thunk, Thunk]:
-        dy = widen(xp, dy)
+    def vjp(dy: Array) -> tuple[Thunk, ...]:
+        wide = widen(xp, dy)
         return (
-            lambda: _spread(xp, dy, widen(xp, weight), g),
-            lambda: _filters(xp, widen(xp, x), dy, g),
-            lambda: xp.sum(dy, axis=(0, 2, 3)),
+            lambda: _spread(xp, wide, widen(xp, weight), g),
+            lambda: _filters(xp, widen(xp, x), wide, g),
+            lambda: xp.sum(wide, axis=(0, 2, 3)),
+            lambda: xp.sum(wide, axis=(2, 3)),
+            lambda: dy,
         )
 
     return narrow(xp, y, x), vjp
@@ -287,7 +310,7 @@ def conv_transpose2d(
         If the dtypes differ or are not floating.
     """
     g = conv_transpose2d_geometry(x, weight, bias, stride, padding, output_padding, dilation, groups)
-    y = _add_bias(xp, _spread(xp, widen(xp, x), widen(xp, weight), g), bias)
+    y = _plus(xp, _spread(xp, widen(xp, x), widen(xp, weight), g), bias)
 
     def vjp(dy: Array) -> tuple[Thunk, Thunk, Thunk]:
         dy = widen(xp, dy)

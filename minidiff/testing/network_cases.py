@@ -11,6 +11,7 @@ LOSSES = ("mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_with_logits
 REDUCTIONS = ("mean", "sum", "none")
 
 IMAGES, FILTERS, BIAS = normal(2, 3, 5, 6), normal(4, 3, 3, 3), normal(4)
+SHIFT, RESIDUAL = normal(2, 4), normal(2, 4, 5, 6)
 
 CONVOLUTION: list[Case] = [
     case("conv2d", IMAGES, FILTERS),
@@ -42,6 +43,28 @@ CONVOLUTION: list[Case] = [
         for stride in (1, 2)
     ),
     case("conv2d", IMAGES, normal(4, 3, 1, 1), BIAS, layout="channels last"),
+    case("conv2d", IMAGES, FILTERS, BIAS, SHIFT, padding=1, note="shift"),
+    case("conv2d", IMAGES, FILTERS, None, None, RESIDUAL, padding=1, note="residual"),
+    *(
+        case("conv2d", IMAGES, FILTERS, BIAS, SHIFT, RESIDUAL, padding=1, layout=layout, note="both")
+        for layout in ("contiguous", "transposed", "strided", "channels last")
+    ),
+    case("conv2d", IMAGES, normal(4, 3, 1, 1), BIAS, SHIFT, RESIDUAL, note="both, 1x1"),
+    case(
+        "conv2d",
+        normal(2, 4, 5, 5),
+        normal(6, 2, 3, 3),
+        None,
+        normal(2, 6),
+        normal(2, 6, 3, 3),
+        stride=2,
+        padding=1,
+        groups=2,
+        note="both",
+    ),
+    case(
+        "conv2d", normal(0, 3, 5, 6), FILTERS, BIAS, normal(0, 4), normal(0, 4, 5, 6), padding=1, note="both"
+    ),
 ]
 
 TRANSPOSED_CONVOLUTION: list[Case] = [
