@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.gpu_bench import Bench
+from benchmarks.gpu_convolutions import convolutions
 from benchmarks.gpu_parties import Hosts, call, drawn, images, laid, layout_of, network, sent_back
 from minidiff import Generator, Parameter, backward, ops, precision, record, stop_gradient, value_and_grad
 from minidiff.backend import Array, Backend, get_backend, register_backend
@@ -72,6 +73,7 @@ def measure_checks(bench: Bench) -> dict[str, Any]:
             "draws": checks.noise(),
             "optimizers": checks.optimizers(),
             "shapes of the timings": checks.cases("at the shapes of the timings", shapes, device),
+            "convolutions": checks.cases("of convolutions for every tile", convolutions(bench.plan), device),
             "group_norm, mean 1000": checks.far_from_zero(),
             "network": checks.network(),
         }

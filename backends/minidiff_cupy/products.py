@@ -19,6 +19,7 @@ from minidiff_cupy import engine
 from minidiff_cupy.memory import VECTOR_BYTES, Array, address, type_of
 
 _LEAST_STEPS = 8  # stages that are worth a block of their own
+_BUSY_THREADS = 256  # that keep a multiprocessor busy
 _PARTIAL_BYTES = 1 << 26  # for the sums of blocks that share a result
 _FINISHING_THREADS = 256
 
@@ -101,6 +102,7 @@ _HOPPER = (
     Tile(128, 128, (16, 128), 4, speed=1.6, line=128),
     Tile(128, 64, (16, 64), 4, speed=1.2, line=128),
 )
+_HOPPER_FILTERS = (*_HOPPER, Tile(64, 128, (16, 128), 4, speed=1.2, line=128))  # rows are filters, often few
 
 
 @lru_cache(maxsize=1024)
@@ -112,14 +114,41 @@ def _best(
     itemsize: int,
     products: int,
     processors: int,
+    cut: bool = False,
 ) -> Tile:
-    """The tile with which `products` products of this size take the least time on so many multiprocessors."""
+    """The tile with which `products` products of this size take the least time on so many multiprocessors.
+
+    With `cut` the inner axis may be cut into parts, however long it is; see `_cut`.
+    """
 
     def time(tile: Tile) -> float:
+        if cut:
+            return _cut(tile, rows, columns, length, itemsize, products, processors)[0]
         rounds = -(-products * tile.blocks(rows, columns) // processors)
         return rounds * tile.rows * tile.columns * tile.steps(length, itemsize) * tile.line / tile.speed
 
     return min(tiles, key=time)
+
+
+def _cut(
+    tile: Tile, rows: int, columns: int, length: int, itemsize: int, products: int, processors: int
+) -> tuple[float, int]:
+    """The time that products with a long inner axis take, and into how many parts, with blocks of their own, to cut it.
+
+    To write what a block has summed up, and to sum up the parts, takes as long as `_LEAST_STEPS` stages.
+    """
+    blocks, steps = products * tile.blocks(rows, columns), tile.steps(length, itemsize)
+    most = min(steps, _PARTIAL_BYTES // (4 * products * rows * columns))
+    beside = max(1, _BUSY_THREADS // tile.threads)  # blocks on a multiprocessor
+
+    def cut(parts: int) -> tuple[float, int]:
+        share = -(-steps // max(1, min(parts, most)))  # none of them is empty
+        parts = -(-steps // share)
+        rounds = beside * -(-blocks * parts // (beside * processors))
+        time = rounds * tile.rows * tile.columns * (share + _LEAST_STEPS) * tile.line / tile.speed
+        return time, parts
+
+    return min(cut(rounds * beside * processors // blocks) for rounds in range(5))
 
 
 def _parts(blocks: int, steps: int, layer_bytes: int, processors: int) -> int:
@@ -269,17 +298,18 @@ def filters_between(xp: Any, image: Array, result: Array, g: Geometry) -> Array:
     n, c, o = image.shape[0], image.shape[3] // g.groups, result.shape[3] // g.groups
     shape = (result.shape[3], *g.kernel, c)
     size, pixels, columns = math.prod(shape), n * math.prod(g.outputs), math.prod(g.kernel) * c
-    if not size:
-        return xp.empty(shape, dtype=image.dtype)
+    if not size or not pixels:
+        return xp.zeros(shape, dtype=image.dtype)
     itemsize, processors, exact = image.dtype.itemsize, engine.multiprocessors(xp), _is_exact(xp, image)
-    tiles = (_MEDIUM,) if exact else (_SQUARE, _MEDIUM)
-    tile = _best(tiles, o, columns, pixels, itemsize, g.groups, processors)
-    blocks = tile.blocks(o, columns)
-    parts = _parts(g.groups * blocks, tile.steps(pixels, itemsize), 4 * size, processors)
-    partial = xp.empty((parts, *shape), dtype=xp.float32)
     vector = _vector(itemsize, (c, o), (image, result))
-    options = _listed(tile.rows, tile.columns, *tile.warp, tile.stages, exact, vector)
-    kernel = engine.load(xp, "conv_filters.cu", f"filters_between<{type_of(image)}, {options}>")
+    tiles: tuple[Tile, ...] = (_MEDIUM,) if exact else (_SQUARE, _MEDIUM)
+    if engine.capability(xp) == 90 and vector > 1 and itemsize == 2:
+        tiles += _HOPPER_FILTERS
+    sizes = (o, columns, pixels, itemsize, g.groups, processors)
+    tile = _best(tiles, *sizes, True)
+    blocks, (_, parts) = tile.blocks(o, columns), _cut(tile, *sizes)
+    partial = xp.empty((parts, *shape), dtype=xp.float32)
+    kernel = _filters(xp, image, tile, exact, vector)
     arguments = (partial, image, result, g.struct(n, c, o))
     kernel((blocks, parts, g.groups), (tile.threads,), arguments, shared_mem=tile.shared_bytes)
     if parts == 1 and image.dtype == partial.dtype:
@@ -287,3 +317,11 @@ def filters_between(xp: Any, image: Array, result: Array, g: Geometry) -> Array:
     filters = xp.empty(shape, dtype=image.dtype)
     _finish(xp, filters, partial, _NOTHING_ELSE)
     return filters
+
+
+def _filters(xp: Any, x: Array, tile: Tile, exact: bool, vector: int) -> engine.Kernel:
+    if tile in _HOPPER_FILTERS:
+        options = _listed(tile.rows, tile.columns, tile.stages)
+        return engine.load(xp, "conv_filters_wgmma.cu", f"filters_between<{type_of(x)}, {options}>")
+    options = _listed(tile.rows, tile.columns, *tile.warp, tile.stages, exact, vector)
+    return engine.load(xp, "conv_filters.cu", f"filters_between<{type_of(x)}, {options}>")

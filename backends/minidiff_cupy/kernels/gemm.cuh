@@ -26,6 +26,12 @@ struct Tile {
     __device__ static int line_offset(int line, int piece) {
         return line * LINE + ((piece ^ (line >> 1 & 3)) << 4);
     }
+
+    // Of 16 bytes in a stage of columns `width` elements wide.
+    __device__ static int column_offset(int width, int row, int piece) {
+        const int turn = sizeof(T) == 2 ? row & 7 : (row & 3) << 1;
+        return row * width * static_cast<int>(sizeof(T)) + ((piece ^ turn) << 4);
+    }
 };
 
 // What a thread holds of its warp's results: with g = lane / 4 and t = lane % 4, at[i][j][2 h + e] is the one
@@ -43,21 +49,6 @@ struct Place {
     int row = threadIdx.x / 32 % (S::M / S::WARP_M) * S::WARP_M;
     int column = threadIdx.x / 32 / (S::M / S::WARP_M) * S::WARP_N;
 };
-
-// Of 16 bytes in a stage of columns `width` elements wide.
-template <class T>
-__device__ inline int column_offset(int width, int row, int piece) {
-    const int turn = sizeof(T) == 2 ? row & 7 : (row & 3) << 1;
-    return row * width * static_cast<int>(sizeof(T)) + ((piece ^ turn) << 4);
-}
-
-template <class T>
-__device__ inline const T& in_columns(const unsigned char* stage, int width, int row, int column) {
-    constexpr int piece = 16 / sizeof(T);
-    const int inside = column % piece * static_cast<int>(sizeof(T));
-    const int offset = column_offset<T>(width, row, column / piece) + inside;
-    return *reinterpret_cast<const T*>(stage + offset);
-}
 
 template <class S>
 __device__ inline void multiply_fragments(Sums<S>& sums, unsigned (&a)[S::DOWN][4],
@@ -140,6 +131,12 @@ template <class S>
 struct Columns {
     using T = typename S::Element;
 
+    __device__ static const T& number(const unsigned char* stage, int width, int row, int column) {
+        const int inside = column % S::PIECE * static_cast<int>(sizeof(T));
+        const int offset = S::column_offset(width, row, column / S::PIECE) + inside;
+        return *reinterpret_cast<const T*>(stage + offset);
+    }
+
     __device__ static void multiply(Sums<S>& sums, const unsigned char* a, const unsigned char* b) {
         if constexpr (S::EXACT)
             exactly(sums, a, b);
@@ -166,13 +163,13 @@ struct Columns {
         for (int i = 0; i < S::DOWN; i++) {
             const int r = row + at.lane / 16 * 8 + at.lane % 8;
             const int column = at.row + i * 16 + at.lane / 8 % 2 * 8;
-            load_transposed_matrices(fa[i], a + column_offset<T>(S::M, r, column / 8));
+            load_transposed_matrices(fa[i], a + S::column_offset(S::M, r, column / 8));
         }
 #pragma unroll
         for (int j = 0; j < S::ACROSS; j += 2) {
             unsigned two[4];
             const int r = row + at.lane % 16, column = at.column + j * 8 + at.lane / 16 * 8;
-            load_transposed_matrices(two, b + column_offset<T>(S::N, r, column / 8));
+            load_transposed_matrices(two, b + S::column_offset(S::N, r, column / 8));
             fb[j][0] = two[0], fb[j][1] = two[1], fb[j + 1][0] = two[2], fb[j + 1][1] = two[3];
         }
     }
@@ -185,14 +182,14 @@ struct Columns {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 const int r = row + at.t + e / 2 * 4, column = at.row + i * 16 + at.g + e % 2 * 8;
-                fa[i][e] = __float_as_uint(in_columns<T>(a, S::M, r, column));
+                fa[i][e] = __float_as_uint(number(a, S::M, r, column));
             }
 #pragma unroll
         for (int j = 0; j < S::ACROSS; j++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 const int line = row + at.t + e * 4, column = at.column + j * 8 + at.g;
-                fb[j][e] = __float_as_uint(in_columns<T>(b, S::N, line, column));
+                fb[j][e] = __float_as_uint(number(b, S::N, line, column));
             }
     }
 
@@ -203,11 +200,11 @@ struct Columns {
             float rows[S::DOWN * 2];
 #pragma unroll
             for (int i = 0; i < S::DOWN * 2; i++)
-                rows[i] = to_float(in_columns<T>(a, S::M, k, at.row + i * 8 + at.g));
+                rows[i] = to_float(number(a, S::M, k, at.row + i * 8 + at.g));
 #pragma unroll
             for (int j = 0; j < S::ACROSS * 2; j++) {
                 const int place = at.column + j / 2 * 8 + at.t * 2 + j % 2;
-                const float column = to_float(in_columns<T>(b, S::N, k, place));
+                const float column = to_float(number(b, S::N, k, place));
 #pragma unroll
                 for (int i = 0; i < S::DOWN * 2; i++) {
                     sums.at[i / 2][j / 2][i % 2 * 2 + j % 2] += rows[i] * column;

@@ -1,9 +1,12 @@
 // Matrix products of a warpgroup, four warps that begin at a multiple of four, from shared memory: sm_90a.
 //
-// A (64 rows) and B (N rows) lie in shared memory in lines of 128 bytes along the inner axis, from a multiple
-// of 1024 bytes on, with 16-byte pieces swizzled: piece i of line n lies where piece i ^ n % 8 would. One
-// product takes 32 bytes of each line. With g = lane / 4 and t = lane % 4, a thread of the warp w of the
-// group has, in sums[j][2 h + e], the sum of row 16 w + 8 h + g and column 8 j + 2 t + e.
+// A (64 rows) and B (N rows) lie in shared memory in lines of 128 bytes, from a multiple of 1024 bytes on, with
+// 16-byte pieces swizzled: piece i of line n lies where piece i ^ n % 8 would. A line holds
+//   - one row along the inner axis ("K-major"); a product takes 32 bytes of each line;
+//   - or, for numbers of 16 bits, one place of the inner axis for 64 rows ("MN-major": columns, as in
+//     gemm.cuh); a product takes 16 lines, and 64 rows further on come other lines.
+// With g = lane / 4 and t = lane % 4, a thread of the warp w of the group has, in sums[j][2 h + e], the sum of
+// row 16 w + 8 h + g and column 8 j + 2 t + e.
 #pragma once
 #include "numbers.cuh"
 #include "tensor_cores.cuh"
@@ -33,11 +36,6 @@ __device__ inline void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-// The matrix descriptor: address, 1024 bytes from eight lines to the next eight, a swizzle of 128 bytes.
-__device__ inline unsigned long long descriptor(const void* lines) {
-    return (shared_address(lines) & 0x3FFFFull) >> 4 | 1ull << 16 | 1024ull >> 4 << 32 | 1ull << 62;
-}
-
 #define NAMES_32                                                                                            \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -49,33 +47,67 @@ __device__ inline unsigned long long descriptor(const void* lines) {
 #define SUMS_32 FOUR(0), FOUR(1), FOUR(2), FOUR(3), FOUR(4), FOUR(5), FOUR(6), FOUR(7)
 #define SUMS_64 SUMS_32, FOUR(8), FOUR(9), FOUR(10), FOUR(11), FOUR(12), FOUR(13), FOUR(14), FOUR(15)
 
-// sums = A B^T, or sums += A B^T if `add`, begun but not finished. `a` and `b` point to 32 bytes.
-template <class T, int ACROSS>
-__device__ inline void begin_product(float (&sums)[ACROSS][4], const void* a, const void* b, bool add);
+// The instruction, for matrices that descriptors say where to find.
+template <class T, int ACROSS, bool COLUMNS>
+__device__ inline void multiply_async(float (&sums)[ACROSS][4], unsigned long long a, unsigned long long b,
+                                      bool add);
 
-#define BEGIN_PRODUCT(T, ACROSS, SHAPE_AND_TYPES, NAMES, A, B, ADD, SIGNS_AND_ORDERS, ...)                  \
+#define MULTIPLY_ASYNC(T, ACROSS, COLUMNS, SHAPE_AND_TYPES, NAMES, A, B, ADD, SIGNS_AND_ORDERS, ...)        \
     template <>                                                                                             \
-    __device__ inline void begin_product<T, ACROSS>(float (&sums)[ACROSS][4], const void* a, const void* b, \
-                                                    bool add) {                                             \
+    __device__ inline void multiply_async<T, ACROSS, COLUMNS>(                                              \
+        float (&sums)[ACROSS][4], unsigned long long a, unsigned long long b, bool add) {                   \
         asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD ", 0;\n"                                   \
                      "wgmma.mma_async.sync.aligned." SHAPE_AND_TYPES " {" NAMES "}, " A ", " B ", add, "    \
                      SIGNS_AND_ORDERS ";\n}"                                                                \
                      : __VA_ARGS__                                                                          \
-                     : "l"(descriptor(a)), "l"(descriptor(b)), "r"(static_cast<int>(add)));                 \
+                     : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                         \
     }
+#define MULTIPLY_ASYNC_64(T, COLUMNS, STEP_AND_TYPES, SIGNS_AND_ORDERS)                                     \
+    MULTIPLY_ASYNC(T, 8, COLUMNS, "m64n64" STEP_AND_TYPES, NAMES_32, "%32", "%33", "%34", SIGNS_AND_ORDERS, \
+                   SUMS_32)
+#define MULTIPLY_ASYNC_128(T, COLUMNS, STEP_AND_TYPES, SIGNS_AND_ORDERS)                                    \
+    MULTIPLY_ASYNC(T, 16, COLUMNS, "m64n128" STEP_AND_TYPES, NAMES_64, "%64", "%65", "%66",                 \
+                   SIGNS_AND_ORDERS, SUMS_64)
 
-BEGIN_PRODUCT(float, 8, "m64n64k8.f32.tf32.tf32", NAMES_32, "%32", "%33", "%34", "1, 1", SUMS_32)
-BEGIN_PRODUCT(half, 8, "m64n64k16.f32.f16.f16", NAMES_32, "%32", "%33", "%34", "1, 1, 0, 0", SUMS_32)
-BEGIN_PRODUCT(bfloat16, 8, "m64n64k16.f32.bf16.bf16", NAMES_32, "%32", "%33", "%34", "1, 1, 0, 0", SUMS_32)
-BEGIN_PRODUCT(float, 16, "m64n128k8.f32.tf32.tf32", NAMES_64, "%64", "%65", "%66", "1, 1", SUMS_64)
-BEGIN_PRODUCT(half, 16, "m64n128k16.f32.f16.f16", NAMES_64, "%64", "%65", "%66", "1, 1, 0, 0", SUMS_64)
-BEGIN_PRODUCT(bfloat16, 16, "m64n128k16.f32.bf16.bf16", NAMES_64, "%64", "%65", "%66", "1, 1, 0, 0", SUMS_64)
+MULTIPLY_ASYNC_64(float, false, "k8.f32.tf32.tf32", "1, 1")
+MULTIPLY_ASYNC_64(half, false, "k16.f32.f16.f16", "1, 1, 0, 0")
+MULTIPLY_ASYNC_64(half, true, "k16.f32.f16.f16", "1, 1, 1, 1")
+MULTIPLY_ASYNC_64(bfloat16, false, "k16.f32.bf16.bf16", "1, 1, 0, 0")
+MULTIPLY_ASYNC_64(bfloat16, true, "k16.f32.bf16.bf16", "1, 1, 1, 1")
+MULTIPLY_ASYNC_128(float, false, "k8.f32.tf32.tf32", "1, 1")
+MULTIPLY_ASYNC_128(half, false, "k16.f32.f16.f16", "1, 1, 0, 0")
+MULTIPLY_ASYNC_128(half, true, "k16.f32.f16.f16", "1, 1, 1, 1")
+MULTIPLY_ASYNC_128(bfloat16, false, "k16.f32.bf16.bf16", "1, 1, 0, 0")
+MULTIPLY_ASYNC_128(bfloat16, true, "k16.f32.bf16.bf16", "1, 1, 1, 1")
 
 #undef NAMES_32
 #undef NAMES_64
 #undef FOUR
 #undef SUMS_32
 #undef SUMS_64
-#undef BEGIN_PRODUCT
+#undef MULTIPLY_ASYNC
+#undef MULTIPLY_ASYNC_64
+#undef MULTIPLY_ASYNC_128
 
 #endif
+
+// A matrix descriptor: where a matrix begins, two distances in bytes, and a swizzle of 128 bytes.
+__device__ inline unsigned long long descriptor(const void* matrix, unsigned leading, unsigned stride) {
+    const unsigned long long distances = (leading & 0x3FFFF) >> 4 | (stride & 0x3FFFFull) >> 4 << 16;
+    return (shared_address(matrix) & 0x3FFFF) >> 4 | distances << 16 | 1ull << 62;
+}
+
+// sums = A B^T, or sums += A B^T if `add`, begun but not finished. `a` and `b` point to 32 bytes of lines.
+// The stride is from eight rows to the next eight; the leading distance is not used, and 16 by custom.
+template <class T, int ACROSS>
+__device__ inline void begin_product(float (&sums)[ACROSS][4], const void* a, const void* b, bool add) {
+    multiply_async<T, ACROSS, false>(sums, descriptor(a, 16, 1024), descriptor(b, 16, 1024), add);
+}
+
+// The same from columns: `a` and `b` point to 16 lines, and the lines of the next 64 rows are NEXT bytes on.
+// The leading distance is from 64 rows to the next 64, the stride from eight lines to the next eight.
+template <class T, int ACROSS, int NEXT>
+__device__ inline void begin_product_of_columns(float (&sums)[ACROSS][4], const void* a, const void* b,
+                                                bool add) {
+    multiply_async<T, ACROSS, true>(sums, descriptor(a, NEXT, 1024), descriptor(b, NEXT, 1024), add);
+}

@@ -72,12 +72,12 @@ MUTANTS = [
     ("conv_correlate_wgmma.cu", "    wait_for_products<0>();\n", ""),
     ("conv_correlate_wgmma.cu", "threadIdx.x / 128 * 64;", "0;"),
     # the gradient of the filters, and sums of parts
-    ("conv_filters.cu", "pixel < last && filter + e < p.filters", "filter + e < p.filters"),
-    ("conv_filters.cu", "pixel += S::DEPTH;", "pixel += S::DEPTH + 1;"),
-    ("conv_filters.cu", "pixel.middle * p.y.stride - p.y.padding", "pixel.middle - p.y.padding"),
-    ("conv_filters.cu", "now.middle * p.x.dilation", "now.middle"),
-    ("conv_filters.cu", "if (filter >= p.filters) continue;", ""),
-    ("conv_filters.cu", "columns % 2 == 0 && column < columns", "column < columns"),
+    ("conv_filters.cuh", "pixel < last && filter + e < p.filters", "filter + e < p.filters"),
+    ("conv_filters.cuh", "pixel += S::DEPTH;", "pixel += S::DEPTH + 1;"),
+    ("conv_filters.cuh", "pixel.middle * p.y.stride - p.y.padding", "pixel.middle - p.y.padding"),
+    ("conv_filters.cuh", "now.middle * p.x.dilation", "now.middle"),
+    ("conv_filters.cuh", "if (filter >= p.filters) continue;", ""),
+    ("conv_filters.cuh", "columns % 2 == 0 && place < columns", "place < columns"),
     ("conv_finish.cu", "layer < layers", "layer < layers - 1"),
     ("conv_finish.cu", "i / image_size * channels + channel", "channel"),
 ]
