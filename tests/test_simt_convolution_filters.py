@@ -85,15 +85,16 @@ def test_long_sums(simt_backend: Backend, tile: Tile, dtype: str, monkeypatch: p
 def test_tiles(
     simt_backend: Backend, tile: Tile, dtype: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than one tile both ways, ragged at both ends, with several taps in one and ragged pixels, in two groups."""
+    """More than one tile both ways, ragged at both ends, several taps in one; ragged parts; two groups."""
     choose(monkeypatch, tile)
+    monkeypatch.setattr(products, "_LEAST_STEPS", 1)
     geometry = GEOMETRIES[where]
     g = Geometry(*list(vars(geometry).values())[:-1], groups=2)
     c, o = 24, tile.rows + 8
     x = normal(3, *g.inputs, 2 * c, dtype=dtype)
     y = normal(3, *g.outputs, 2 * o, dtype=dtype, seed=1)
     there = [simt_backend.from_numpy(a) for a in (x, y)]
-    with simt.device(capability=90):
+    with simt.device(capability=90, multiprocessors=64):
         made, file = launched(simt_backend.xp, *there, g)
     assert file == "conv_filters_wgmma.cu"
     options = {"stride": g.stride, "padding": g.padding, "dilation": g.dilation, "groups": 2}
@@ -204,6 +205,16 @@ def test_parts_are_none_of_them_empty_and_fit_the_memory_for_them() -> None:
         share = -(-steps // parts)
         assert (parts - 1) * share < steps
         assert parts == 1 or parts * 4 * rows * columns <= products._PARTIAL_BYTES
+    sizes = (
+        products._HOPPER[0],
+        512,
+        8192,
+        2**20,
+        2,
+        1,
+        160,
+    )  # 16 MiB for each part, and five were the fastest
+    assert products._cut(*sizes)[1] <= 4
 
 
 # --- the emulator's wgmma --------------------------------------------------------------------------------

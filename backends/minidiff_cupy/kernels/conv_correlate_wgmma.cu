@@ -16,36 +16,14 @@ struct WarpgroupTile {
     __device__ static int line_offset(int line, int piece) {
         return line * LINE + ((piece ^ (line & 7)) << 4);
     }
-};
 
-// The sums of a warpgroup over `steps` stages, at least one. While one product is under way another stage is
-// read by the one before it, at the latest, so that copies run STAGES - 2 ahead.
-template <class S, class Loader>
-__device__ void accumulate(float (&sums)[S::N / 8][4], unsigned char* shared, Loader& loader, int steps) {
-    constexpr int BYTES = S::A_BYTES + S::B_BYTES, AHEAD = S::STAGES - 2;
-    const int first_row = threadIdx.x / 128 * 64;
-    auto load = [&](int step) {
-        unsigned char* stage = shared + step % S::STAGES * BYTES;
-        if (step < steps) loader.load(stage, stage + S::A_BYTES);
-        commit_copies();
-    };
-    for (int step = 0; step < AHEAD; step++) load(step);
-    for (int step = 0; step < steps; step++) {
-        wait_for_copies<AHEAD - 1>();
-        show_to_products();
-        __syncthreads();  // the stage has come for all, and all products but the last have been waited for
-        const unsigned char* stage = shared + step % S::STAGES * BYTES;
-        fence_products();
+    __device__ static void begin_products(float (&sums)[N / 8][4], const unsigned char* stage, bool add) {
+        const unsigned char* a = stage + threadIdx.x / 128 * 64 * LINE;
 #pragma unroll
-        for (int byte = 0; byte < S::LINE; byte += 32)
-            begin_product<typename S::Element, S::N / 8>(sums, stage + first_row * S::LINE + byte,
-                                                         stage + S::A_BYTES + byte, step > 0 || byte > 0);
-        commit_products();
-        load(step + AHEAD);
-        wait_for_products<1>();
+        for (int byte = 0; byte < LINE; byte += 32)
+            begin_product<T, N / 8>(sums, a + byte, stage + A_BYTES + byte, add || byte > 0);
     }
-    wait_for_products<0>();
-}
+};
 
 template <class T, int M, int N, int STAGES, int VECTOR, bool EXTRAS>
 __global__ void __launch_bounds__(WarpgroupTile<T, M, N, STAGES>::THREADS)
@@ -62,7 +40,7 @@ correlate(T* __restrict__ y, float* __restrict__ partial, const T* __restrict__ 
         places[row] = part.pixels.place(row);
     }
 
-    float sums[N / 8][4];  // filled by the first product: setting them to zero would serialize all of them
+    float sums[N / 8][4];  // filled by the first product
     Loader<S, VECTOR> loader(image, filters, p, part);
     accumulate<S>(sums, shared, loader, max(1, part.steps));
     if (bias && !partial) add_bias<S>(sums, bias, part, 0);

@@ -20,36 +20,15 @@ struct WarpgroupTile {
     __device__ static int column_offset(int, int row, int piece) {
         return piece / 8 * COLUMNS_BYTES + row * LINE + ((piece % 8 ^ row % 8) << 4);
     }
-};
 
-// The sums of a warpgroup over `steps` stages, at least one. While one product is under way another stage is
-// read by the one before it, at the latest, so that copies run STAGES - 2 ahead.
-template <class S, class Loader>
-__device__ void accumulate(float (&sums)[S::N / 8][4], unsigned char* shared, Loader& loader, int steps) {
-    constexpr int BYTES = S::A_BYTES + S::B_BYTES, AHEAD = S::STAGES - 2;
-    const int first_byte = threadIdx.x / 128 * S::COLUMNS_BYTES;
-    auto load = [&](int step) {
-        unsigned char* stage = shared + step % S::STAGES * BYTES;
-        if (step < steps) loader.load(stage, stage + S::A_BYTES);
-        commit_copies();
-    };
-    for (int step = 0; step < AHEAD; step++) load(step);
-    for (int step = 0; step < steps; step++) {
-        wait_for_copies<AHEAD - 1>();
-        show_to_products();
-        __syncthreads();  // the stage has come for all, and all products but the last have been waited for
-        const unsigned char* stage = shared + step % S::STAGES * BYTES;
-        fence_products();
+    __device__ static void begin_products(float (&sums)[N / 8][4], const unsigned char* stage, bool add) {
+        const unsigned char* a = stage + threadIdx.x / 128 * COLUMNS_BYTES;
 #pragma unroll
-        for (int byte = 0; byte < S::COLUMNS_BYTES; byte += 16 * S::LINE)
-            begin_product_of_columns<typename S::Element, S::N / 8, S::COLUMNS_BYTES>(
-                sums, stage + first_byte + byte, stage + S::A_BYTES + byte, step > 0 || byte > 0);
-        commit_products();
-        load(step + AHEAD);
-        wait_for_products<1>();
+        for (int byte = 0; byte < COLUMNS_BYTES; byte += 16 * LINE)
+            begin_product_of_columns<T, N / 8, COLUMNS_BYTES>(sums, a + byte, stage + A_BYTES + byte,
+                                                              add || byte > 0);
     }
-    wait_for_products<0>();
-}
+};
 
 template <class T, int M, int N, int STAGES>
 __global__ void __launch_bounds__(WarpgroupTile<T, M, N, STAGES>::THREADS)

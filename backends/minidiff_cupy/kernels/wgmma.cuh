@@ -111,3 +111,27 @@ __device__ inline void begin_product_of_columns(float (&sums)[ACROSS][4], const 
                                                 bool add) {
     multiply_async<T, ACROSS, true>(sums, descriptor(a, NEXT, 1024), descriptor(b, NEXT, 1024), add);
 }
+
+// The sums of a warpgroup over `steps` stages, at least one. While one product is under way another stage is
+// read by the one before it, at the latest, so that copies run STAGES - 2 ahead.
+template <class S, class Loader>
+__device__ void accumulate(float (&sums)[S::N / 8][4], unsigned char* shared, Loader& loader, int steps) {
+    constexpr int BYTES = S::A_BYTES + S::B_BYTES, AHEAD = S::STAGES - 2;
+    auto load = [&](int step) {
+        unsigned char* stage = shared + step % S::STAGES * BYTES;
+        if (step < steps) loader.load(stage, stage + S::A_BYTES);
+        commit_copies();
+    };
+    for (int step = 0; step < AHEAD; step++) load(step);
+    for (int step = 0; step < steps; step++) {
+        wait_for_copies<AHEAD - 1>();
+        show_to_products();
+        __syncthreads();  // the stage has come for all, and all products but the last have been waited for
+        fence_products();
+        S::begin_products(sums, shared + step % S::STAGES * BYTES, step > 0);
+        commit_products();
+        load(step + AHEAD);
+        wait_for_products<1>();
+    }
+    wait_for_products<0>();
+}

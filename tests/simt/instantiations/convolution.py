@@ -18,13 +18,13 @@ INSTANTIATIONS = [
     *(
         (
             "conv_correlate.cu",
-            f"correlate<{t}, {_listed(tile.rows, tile.columns, *tile.warp, tile.stages, exact, vector, False)}>",
+            f"correlate<{t}, {_listed(tile.rows, tile.columns, *tile.warp, tile.stages, exact, vector, extras)}>",
             (),
             targets,
         )
         for t, exact, targets in ARITHMETIC
         for tile in ((_MEDIUM, _NARROW) if exact else _TILES)
-        for vector in (TYPES[t], 1)
+        for vector, extras in ((TYPES[t], False), (TYPES[t], True), (1, False))
     ),
     *(
         (
@@ -47,12 +47,6 @@ INSTANTIATIONS = [
         for t, exact, targets in ARITHMETIC
         for tile in ((_MEDIUM,) if exact else (_SQUARE, _MEDIUM))
         for vector in (TYPES[t], 1)
-    ),
-    (
-        "conv_correlate.cu",
-        f"correlate<float, {_listed(64, 64, 32, 32, 3, False, 4, True)}>",
-        (),
-        TENSOR_CORES,
     ),
     *(("conv_finish.cu", f"finish<{t}>") for t in TYPES),
 ]

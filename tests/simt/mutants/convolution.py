@@ -64,13 +64,10 @@ MUTANTS = [
     ("conv_geometry.cuh", "ceil_div(a.kernel - first_tap, tap_step)", "(a.kernel - first_tap) / tap_step"),
     ("conv_geometry.cuh", "-tap_step * a.dilation / a.stride", "-tap_step / a.stride"),
     ("conv_geometry.cuh", "first_tap < tap_step && first_tap < a.kernel", "first_tap < a.kernel"),
-    # wgmma
-    ("conv_correlate_wgmma.cu", "wait_for_products<1>();", "wait_for_products<2>();"),
-    ("conv_correlate_wgmma.cu", "AHEAD = S::STAGES - 2;", "AHEAD = S::STAGES - 1;"),
-    ("conv_correlate_wgmma.cu", "step > 0 || byte > 0", "step > 0"),
+    # wgmma; the loop over stages is in convolution_filters
+    ("conv_correlate_wgmma.cu", "add || byte > 0", "add"),
     ("conv_correlate_wgmma.cu", "(piece ^ (line & 7)) << 4", "(piece ^ (line & 3)) << 4"),
-    ("conv_correlate_wgmma.cu", "    wait_for_products<0>();\n", ""),
-    ("conv_correlate_wgmma.cu", "threadIdx.x / 128 * 64;", "0;"),
+    ("conv_correlate_wgmma.cu", "threadIdx.x / 128 * 64 * LINE;", "0;"),
     # the gradient of the filters, and sums of parts
     ("conv_filters.cuh", "pixel < last && filter + e < p.filters", "filter + e < p.filters"),
     ("conv_filters.cuh", "pixel += S::DEPTH;", "pixel += S::DEPTH + 1;"),

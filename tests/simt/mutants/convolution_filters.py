@@ -1,19 +1,20 @@
 """Bugs planted in the gradient of a convolution's filters by wgmma."""
 
 MUTANTS = [
-    # the loop over stages
-    ("conv_filters_wgmma.cu", "wait_for_products<1>();", "wait_for_products<2>();"),
-    ("conv_filters_wgmma.cu", "    wait_for_products<0>();\n", ""),
-    ("conv_filters_wgmma.cu", "AHEAD = S::STAGES - 2;", "AHEAD = S::STAGES - 1;"),
-    ("conv_filters_wgmma.cu", "wait_for_copies<AHEAD - 1>();", "wait_for_copies<AHEAD>();"),
-    ("conv_filters_wgmma.cu", "__syncthreads();  // the stage has come", "// the stage has come"),
-    ("conv_filters_wgmma.cu", "load(step + AHEAD);", "load(step + AHEAD + 1);"),
-    ("conv_filters_wgmma.cu", "step > 0 || byte > 0", "step > 0"),
+    # the loop over stages, which other convolutions have, too
+    ("wgmma.cuh", "wait_for_products<1>();", "wait_for_products<2>();"),
+    ("wgmma.cuh", "    wait_for_products<0>();\n", ""),
+    ("wgmma.cuh", "AHEAD = S::STAGES - 2;", "AHEAD = S::STAGES - 1;"),
+    ("wgmma.cuh", "wait_for_copies<AHEAD - 1>();", "wait_for_copies<AHEAD>();"),
+    ("wgmma.cuh", "__syncthreads();  // the stage has come", "// the stage has come"),
+    ("wgmma.cuh", "load(step + AHEAD);", "load(step + AHEAD + 1);"),
+    ("wgmma.cuh", "S::STAGES * BYTES, step > 0);", "S::STAGES * BYTES, true);"),
+    ("conv_filters_wgmma.cu", "add || byte > 0", "add"),
     # where numbers lie in shared memory
     ("conv_filters_wgmma.cu", "(piece % 8 ^ row % 8) << 4", "(piece % 8 ^ row % 4) << 4"),
     ("conv_filters_wgmma.cu", "piece / 8 * COLUMNS_BYTES", "piece / 8 * 1024"),
-    ("conv_filters_wgmma.cu", "threadIdx.x / 128 * S::COLUMNS_BYTES;", "0;"),
-    ("conv_filters_wgmma.cu", "byte += 16 * S::LINE", "byte += 8 * S::LINE"),
+    ("conv_filters_wgmma.cu", "threadIdx.x / 128 * COLUMNS_BYTES;", "0;"),
+    ("conv_filters_wgmma.cu", "byte += 16 * LINE", "byte += 8 * LINE"),
     ("wgmma.cuh", "descriptor(b, NEXT, 1024), add", "descriptor(b, 16, 1024), add"),
     (
         "wgmma.cuh",
