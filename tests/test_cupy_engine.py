@@ -64,7 +64,16 @@ class Raw:
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int) -> None:
         assert shared_mem <= self.max_dynamic_shared_size_bytes
+        assert all(type(n) is int and 0 < n < 2**31 for n in (*grid, *block))  # CuPy launches 1 in place of 0
+        assert all(map(is_packed, args))
         self.launches.append((Device.current, grid, block, args, shared_mem))
+
+
+def is_packed(argument: Any) -> bool:
+    """Whether CuPy's `_pointer` passes it as it is: a Python number becomes one of 64 bits, a structure is refused."""
+    if isinstance(argument, np.ndarray):
+        return argument.size == 1 and argument.dtype.kind == "V"
+    return isinstance(argument, Array) or (isinstance(argument, np.generic) and argument.dtype.kind in "biuf")
 
 
 @pytest.fixture
@@ -328,6 +337,21 @@ def test_a_kernel_is_compiled_once_for_each_device_and_kept_on_disk(cupy: Any, c
     assert [[launch[0] for launch in raw.launches] for raw in cupy.raws] == [[0, 0, 0], [1]]
     assert cupy.raws[1].launches == [(1, (3, 2), (32,), (second, np.uintp(0), np.int32(5)), 16)]
     assert Device.current == 0
+
+
+def test_a_structure_keeps_its_bytes(cupy: Any, compiled: list[Any]) -> None:
+    table = np.zeros((), np.dtype([("address", np.uint64, 3), ("size", np.int32)], align=True))
+    table["address"], table["size"] = (1, 2, 3), 4
+    engine.load(XP, "sums.cu", "k")((1,), (1,), (table[()], np.float32(0.5)))
+    [(_, _, _, (packed, number), _)] = cupy.raws[0].launches
+    assert packed.tobytes() == table.tobytes()
+    assert (packed.size, packed.nbytes, number) == (1, 32, 0.5)
+
+
+@pytest.mark.parametrize("argument", [3, 0.5, True, "x", (1, 2), np.zeros(2, np.float32), np.complex64(1)])
+def test_what_cupy_would_pass_otherwise_is_seen(cupy: Any, compiled: list[Any], argument: Any) -> None:
+    with pytest.raises(AssertionError):
+        engine.load(XP, "sums.cu", "k")((1,), (1,), (argument,))
 
 
 def test_another_option_name_or_source_is_another_kernel(

@@ -32,7 +32,7 @@ def add_rows(xp: Any, rows: Array, indices: Array, count: int) -> Array:
     for start in range(0, rows.shape[0], step):
         part = slice(start, min(start + step, rows.shape[0]))
         one_hot = xp.astype(names[:, None] == indices[None, part], wide.dtype)
-        y = y + one_hot @ wide[part, :]
+        y = y + xp.matmul(one_hot, wide[part, :])
     return y
 
 
