@@ -297,7 +297,7 @@ def test_pipelines_on_every_library(backend: Backend) -> None:
             "3 x 3 pixels are not 4 x 4 divided by a whole number",
         ),
         (lambda p: Guidance(2.0, interval=(3.0, 1.0)), r"got \(3\.0, 1\.0\)"),
-        (lambda p: Guidance(2.0, rescale=1.5), r"rescale in \[0, 1\], got 1\.5"),
+        (lambda p: Guidance(2.0, rescale=1.5), r"rescale must lie in \[0, 1\], got 1\.5"),
         (lambda p: Pipeline(lambda x, t: x, DDIM()), r"give image_shape=\(C, H, W\)"),
     ],
 )  # fmt: skip

@@ -57,7 +57,7 @@ class Guidance:
                 f"Guidance: expected an interval 0 <= low < high of noise levels, got {self.interval}"
             )
         if not 0 <= self.rescale <= 1:
-            raise ValueError(f"Guidance: expected rescale in [0, 1], got {self.rescale}")
+            raise ValueError(f"Guidance: rescale must lie in [0, 1], got {self.rescale}")
 
 
 def denoiser(
