@@ -194,7 +194,7 @@ def main() -> int:
         loss=loss,
         dataset=dataset,
         optimizer=AdamW(
-            model,
+            model.trained_parameters(),
             lr=lr.warmup_cosine(args.learning_rate, min(args.lr_warmup_steps, steps // 2), steps),
             weight_decay=args.adam_weight_decay,
         ),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minidiff.autodiff import Parameter, backward, record
+from minidiff.autodiff import Parameter, Parameters, backward, record
 from minidiff.backend import Array
 from minidiff.random import Generator
 
@@ -24,16 +24,25 @@ class LossAndGradients:
 
     What the loss will draw is known from the call before. It is drawn ahead; what was not foreseen is drawn when it
     is asked for, and so the numbers are the same whether or not a backend compiles.
+
+    Parameters
+    ----------
+    model : Module
+    loss : callable
+        See `Trainer`.
+    rng : Generator
+    trained : Module or mapping of str to Parameter, optional
+        What gradients are computed for: all of the model, by default.
     """
 
-    def __init__(self, model: Any, loss: Loss, rng: Generator) -> None:
-        self._model, self._loss, self._rng = model, loss, rng
+    def __init__(self, model: Any, loss: Loss, rng: Generator, trained: Parameters | None = None) -> None:
+        self._model, self._loss, self._rng, self._trained = model, loss, rng, trained or model
         self._compiled = rng.backend.compile(self._compute)
         self._draws: tuple[Draw, ...] = ()
         self._blocks = 0  # that they take
 
     def __call__(self, images: Array, labels: Array | None) -> tuple[Array, dict[str, Array]]:
-        """The loss, and a gradient for each parameter."""
+        """The loss, and a gradient for each parameter that is trained."""
         drawn = _Ahead(self._rng).draw(self._draws)
         result: tuple[Array, dict[str, Array]] = self._compiled(
             self._model.state_dict(), images, labels, drawn
@@ -47,7 +56,7 @@ class LossAndGradients:
     ) -> tuple[Array, dict[str, Array]]:
         ahead = _Ahead(self._rng, drawn)
         with _holding(self._model.parameters(), weights):
-            with record(self._model):
+            with record(self._trained):
                 value = self._loss(self._model, images, labels, ahead)
             with np.errstate(all="ignore"):  # the loop looks at the loss afterwards
                 grads = dict(backward(value))

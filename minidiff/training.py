@@ -88,7 +88,8 @@ class Trainer:
         (`Backend.compile`), and what it launched is repeated: it must depend on its arguments alone.
     dataset : Dataset
     optimizer : Optimizer
-        One of `minidiff.optim`.
+        One of `minidiff.optim`, of the model or of some of its parameters; the others stay as they are, and have no
+        gradients.
     ema : EMA
     rng : Generator
         On the model's device.
@@ -174,7 +175,7 @@ class Trainer:
         """
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.baseline = self._loss_of_zero()
-        self._differentiate = LossAndGradients(self.model, self.loss, self.rng)
+        self._differentiate = LossAndGradients(self.model, self.loss, self.rng, self.optimizer.trained)
         recent: list[float] = []
         began = time.perf_counter()
         with _interrupt_at_step_end() as interrupted, self._bar() as bar:

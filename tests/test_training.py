@@ -82,6 +82,21 @@ def test_trains_on_every_backend(
     assert [p.name for p in checkpoints_in(tmp_path)] == ["step-00000004", "step-00000006"]
 
 
+def test_trains_what_the_optimizer_was_given(tmp_path: Path) -> None:
+    """And computes and clips gradients of nothing else: the rest has no part in the steps."""
+    run = trainer(tmp_path)
+    before, some = run.model.state_dict(), {n: p for n, p in run.model.parameters().items() if "up3" in n}
+    run.optimizer, run.clip_norm = Adam(some, lr=2e-3), 1e-3
+    given: list[Any] = []
+    step = run.optimizer.step
+    run.optimizer.step = lambda grads: given.append(grads) or step(grads)  # type: ignore[method-assign,func-returns-value]
+    assert run.run()
+    changed = {name for name, x in run.model.state_dict().items() if not np.array_equal(x, before[name])}
+    assert changed == set(some) < set(before)
+    assert all(set(grads) == set(some) for grads in given)
+    assert np.sqrt(sum((g**2).sum() for g in given[0].values())) == pytest.approx(1e-3, rel=1e-4)
+
+
 def test_resume_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert trainer(tmp_path / "whole").run()
     half = trainer(tmp_path / "parts")

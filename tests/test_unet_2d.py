@@ -262,6 +262,14 @@ def test_filters(backend: Backend) -> None:
         np.testing.assert_allclose(backend.to_numpy(y), backend.to_numpy(expected), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["positional", "fourier", "learned"])
+def test_random_frequencies_are_not_trained(kind: str) -> None:
+    model = model_of({**TINY, **PLAIN, "time_embedding_type": kind, "num_train_timesteps": 10})
+    left_out = set(model.parameters()) - set(model.trained_parameters())
+    assert left_out == ({"time_proj.weight"} if kind == "fourier" else set())
+    assert any(name.startswith("time_proj.") for name in model.parameters()) == (kind != "positional")
+
+
 def test_fourier_features(backend: Backend) -> None:
     features = nn.time.FourierFeatures(5, rng=Generator(2, backend))
     frequencies = backend.to_numpy(features.weight.data).astype("float64")

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from minidiff import ops
+from minidiff.autodiff import Parameter
 from minidiff.backend import Array
 from minidiff.models.per_image import per_image
 from minidiff.models.pretrained import PretrainedModule
@@ -175,6 +176,11 @@ class UNet2DModel(PretrainedModule):
     def disable_gradient_checkpointing(self) -> None:
         """Remember all that the gradient needs."""
         self.gradient_checkpointing = False
+
+    def trained_parameters(self) -> dict[str, Parameter]:
+        """What an optimizer is given: all parameters but the frequencies of Fourier features."""
+        fixed = ("time_proj.",) if isinstance(self.time_proj, FourierFeatures) else ()
+        return {name: p for name, p in self.parameters().items() if not name.startswith(fixed)}
 
     def __call__(self, x: Any, timesteps: Any, labels: Any = None, *, rng: Generator | None = None) -> Any:
         """(N, in_channels, H, W) -> (N, out_channels, H, W).

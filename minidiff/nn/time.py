@@ -60,8 +60,8 @@ def timestep_embedding(
 class FourierFeatures(Module):
     """Sines, then cosines, of the logarithm of a noise level at random frequencies, which are not trained [1]_.
 
-    The frequencies are in the state because a checkpoint must bring them. Their gradient is zero; an optimizer with
-    weight decay should not be given them.
+    The frequencies are in the state because a checkpoint must bring them. Their gradient is zero, and an optimizer
+    is not given them, as weight decay would shrink them.
 
     Parameters
     ----------

@@ -37,6 +37,8 @@ class Optimizer:
 
     Attributes
     ----------
+    trained : dict of str to Parameter
+        What is trained.
     steps : int
         How many steps were taken.
     """
@@ -50,7 +52,7 @@ class Optimizer:
         **options: Any,
     ) -> None:
         self._name = type(self).__name__
-        self._parameters = named_parameters(self._name, parameters)
+        self.trained = named_parameters(self._name, parameters)
         self._lr = lr
         self._rule, self._slots, self._options = rule, slots, options
         self._state: dict[
@@ -82,14 +84,14 @@ class Optimizer:
         TypeError
             If one is on another device than its parameter.
         """
-        checked = {name: self._gradient(grads, name, p) for name, p in self._parameters.items()}
+        checked = {name: self._gradient(grads, name, p) for name, p in self.trained.items()}
         options = {**self._options, "lr": self.learning_rate, "step": self.steps + 1}
         rows = [
             (p.data, checked[name], *(self._state.get(name) or (wide_zeros(p.data) for _ in self._slots)))
-            for name, p in self._parameters.items()
+            for name, p in self.trained.items()
         ]
         new = rules.run_all(self._rule, rows, **options)
-        for (name, p), (data, *state) in zip(self._parameters.items(), new, strict=True):
+        for (name, p), (data, *state) in zip(self.trained.items(), new, strict=True):
             p.data, self._state[name] = data, tuple(state)
         self.steps += 1
 
@@ -119,12 +121,10 @@ class Optimizer:
         ValueError
             If names or shapes are not those of this optimizer's parameters; then nothing was loaded.
         """
-        like = {f"{slot}.{name}": p.data for name, p in self._parameters.items() for slot in self._slots}
+        like = {f"{slot}.{name}": p.data for name, p in self.trained.items() for slot in self._slots}
         arrays = loaded(self._name, state, like if steps else {})
         self._state = {
-            name: tuple(arrays[f"{slot}.{name}"] for slot in self._slots)
-            for name in self._parameters
-            if steps
+            name: tuple(arrays[f"{slot}.{name}"] for slot in self._slots) for name in self.trained if steps
         }
         self.steps = steps
 
