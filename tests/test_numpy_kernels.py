@@ -15,7 +15,7 @@ from kernel_comparison import KERNELS, Array, compare_images, laid_out, run, sha
 
 from minidiff import Generator, ops
 from minidiff.models import UNet, UNet2DModel
-from minidiff_numpy import convolution, memory, normalization, plan, resampling
+from minidiff_numpy import blocks, convolution, memory, normalization, plan, resampling
 from minidiff_numpy.layout import channels_last
 
 pytestmark = pytest.mark.usefixtures("sharing")
@@ -155,7 +155,7 @@ def test_no_full_panel_is_ever_made(kernel: int, stride: int, monkeypatch: pytes
 @pytest.mark.parametrize("activation", [None, "silu"])
 def test_group_norm(seed: int, activation: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, _, array = drawn(seed)
-    monkeypatch.setattr(normalization, "_BLOCK", int(rng.choice([1, 300, 1 << 16])))
+    monkeypatch.setattr(blocks, "BLOCK", int(rng.choice([1, 300, 1 << 16])))
     groups, wide = int(rng.integers(1, 5)), int(rng.integers(1, 5))
     n, h, w = int(rng.integers(0, 6)), int(rng.integers(2, 9)), int(rng.integers(1, 9))
     c = groups * wide

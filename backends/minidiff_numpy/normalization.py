@@ -5,23 +5,17 @@ Only the input and its statistics are remembered; the gradient centres the input
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from minidiff_numpy import lanes
+from minidiff_numpy.blocks import parts
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
 from minidiff_numpy.memory import empty_like
 
-_BLOCK = 1 << 19  # elements: shorter calls of NumPy would spend their time waiting for the interpreter lock
 _COST = 200  # multiplications that take as long as one element
-
-
-def _blocks(x: Array) -> Iterator[slice]:
-    step = max(1, min(_BLOCK // max(1, x[:1].size), -(-x.shape[0] // lanes.count())))
-    return (slice(n, n + step) for n in range(0, x.shape[0], step))
 
 
 @lru_cache(maxsize=64)
@@ -80,7 +74,8 @@ def group_norm(
             np.multiply(z, scale, out=y[b])
             y[b] += shift
 
-    lanes.each(normalize, _blocks(image), multiplications=_COST * image.size)
+    blocks = parts(n, h * w * c, least=lanes.count())
+    lanes.each(normalize, blocks, multiplications=_COST * image.size)
 
     def vjp(dy: Array) -> tuple[Any, Any, Any]:
         d_image = channels_last(dy).reshape(n, h * w, c)
@@ -120,7 +115,7 @@ def group_norm(
             z += into_mean - rest[b] * into_deviation
             dz -= z
 
-        lanes.each(pull, _blocks(image), multiplications=_COST * image.size)
+        lanes.each(pull, blocks, multiplications=_COST * image.size)
         return as_nchw(dx.reshape(n, h, w, c)), across.sum(axis=(0, 1)), along.sum(axis=(0, 1))
 
     return as_nchw(y.reshape(n, h, w, c)), vjp
