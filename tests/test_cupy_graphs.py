@@ -201,6 +201,8 @@ def cupy() -> Any:
         def __init__(self, allocator: Any) -> None:
             self.malloc = allocator
 
+        def free_all_blocks(self) -> None: ...
+
     @contextmanager
     def using_allocator(allocator: Any) -> Iterator[None]:
         log.append("allocator")

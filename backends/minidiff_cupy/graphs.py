@@ -12,7 +12,9 @@ then on.
 
 from __future__ import annotations
 
+import functools
 import logging
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol, TypeAlias
@@ -55,7 +57,9 @@ class StreamRecorder:
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._pool = cupy.cuda.MemoryPool(self._allocate)
+        self._pool = cupy.cuda.MemoryPool(functools.partial(_allocate, cupy))  # no part of a cycle
+        emptied = weakref.finalize(self, self._pool.free_all_blocks)  # a pool of CuPy's that goes leaves them
+        emptied.atexit = False
 
     def capture(self, fn: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
         """See `Recorder.capture`."""
@@ -71,15 +75,16 @@ class StreamRecorder:
             graph = self._stream.end_capture()
         return graph.launch, result
 
-    def _allocate(self, size: int) -> Any:
-        """Memory for the pool. CuPy's own function would, where there is none, free what is captured already."""
-        cuda = self._cupy.cuda
-        try:
-            return cuda.MemoryPointer(cuda.Memory(size), 0)
-        except cuda.runtime.CUDARuntimeError as error:
-            if error.status != _NO_MEMORY:
-                raise
-            raise MemoryError(f"{size:,} bytes more for a graph") from error
+
+def _allocate(cupy: Any, size: int) -> Any:
+    """Memory for a graph's pool. CuPy's own function would, where there is none, free what is captured already."""
+    cuda = cupy.cuda
+    try:
+        return cuda.MemoryPointer(cuda.Memory(size), 0)
+    except cuda.runtime.CUDARuntimeError as error:
+        if error.status != _NO_MEMORY:
+            raise
+        raise MemoryError(f"{size:,} bytes more for a graph") from error
 
 
 def compiler(

@@ -26,7 +26,7 @@ from minidiff_cupy import sources
 from tests.simt.arrays import SimtArray
 from tests.simt.translation import translate
 
-__all__ = ["SCHEDULES", "Emulator", "EmulatorError", "device", "schedule", "working"]
+__all__ = ["SCHEDULES", "Emulator", "EmulatorError", "Loaded", "build", "device", "schedule", "working"]
 
 RUNTIME = Path(__file__).parent / "runtime"
 SCHEDULES = ("forward", "reverse", "adversarial")
@@ -141,6 +141,7 @@ def build(files: dict[str, str], main: str, flags: list[str]) -> ctypes.CDLL:
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=_cache()) as work:
             for name, text in files.items():
+                Path(work, name).parent.mkdir(exist_ok=True)
                 Path(work, name).write_text(text, encoding="utf-8")
             compiled = [compiler(), *flags, "-I", str(RUNTIME), "-x", "c++", "-c", main, "-o", "made.o"]
             linked = [compiler(), *margins, "-shared", "made.o", "-o", "made.so"]
@@ -200,24 +201,44 @@ class _Parameter(ctypes.Structure):
     _fields_ = (("type", ctypes.c_char_p), ("bytes", ctypes.c_int))
 
 
+class Loaded:
+    """A compiled kernel, without the checks of a launch.
+
+    Attributes
+    ----------
+    parameters : list of (str, int)
+        Types, as `runtime/launch.hpp` calls them, and sizes in bytes.
+    """
+
+    def __init__(self, files: dict[str, str], main: str, flags: list[str]) -> None:
+        _runtime_library()
+        library = build(files, main, flags)
+        library.simt_parameters.restype = ctypes.POINTER(_Parameter)
+        self._call = ctypes.cast(library.simt_call, ctypes.c_void_p)
+        self.parameters: list[tuple[str, int]] = []
+        for p in library.simt_parameters():
+            if p.type is None:
+                break
+            self.parameters.append((p.type.decode(), p.bytes))
+
+    def run(self, grid: Any, block: Any, pointers: Any, shared_mem: int, schedule: str) -> str:
+        """Call it with ctypes' arrays, two of three sizes and one of addresses. What went wrong, or ""."""
+        order = SCHEDULES.index(schedule)
+        error = _runtime_library().simt_launch(self._call, pointers, grid, block, shared_mem, order, 1)
+        return error.decode() if error else ""
+
+
 class _Kernel:
     def __init__(self, emulator: Emulator, file: str, name: str, options: tuple[str, ...]) -> None:
         self.emulator, self.file, self.name, self.options = emulator, file, name, options
-        _runtime_library()
         texts = {key: translate(text) for key, text in sources.read(file, emulator.folder).items()}
         texts["main.cpp"] = (
             f'#include "cuda.hpp"\n#include "{file}"\n#include "launch.hpp"\nSIMT_EXPORT({name})\n'
         )
         flags = [o for o in options if o.startswith("-D")]
         flags += ["-ffp-contract=off" if "--fmad=false" in options else "-ffp-contract=fast"]
-        library = build(texts, "main.cpp", ["-fvisibility=hidden", CHECKS, *flags])
-        library.simt_parameters.restype = ctypes.POINTER(_Parameter)
-        self.call = ctypes.cast(library.simt_call, ctypes.c_void_p)
-        self.parameters: list[tuple[str, int]] = []
-        for p in library.simt_parameters():
-            if p.type is None:
-                break
-            self.parameters.append((p.type.decode(), p.bytes))
+        self.loaded = Loaded(texts, "main.cpp", ["-fvisibility=hidden", CHECKS, *flags])
+        self.parameters = self.loaded.parameters
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: Any, shared_mem: int = 0) -> None:
         """Run it; see `minidiff_cupy.engine.load`."""
@@ -233,10 +254,9 @@ class _Kernel:
         held = [self._value(i, a) for i, a in enumerate(args)]
         pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(h) for h in held))
         self.emulator.launched.add((self.file, self.name))
-        order = SCHEDULES.index(self.emulator.schedule)
-        error = _runtime_library().simt_launch(self.call, pointers, *sizes, shared_mem, order, 1)
+        error = self.loaded.run(*sizes, pointers, shared_mem, self.emulator.schedule)
         if error:
-            raise EmulatorError(f"{self}: {error.decode()}")
+            raise EmulatorError(f"{self}: {error}")
 
     def __str__(self) -> str:
         return f"{self.file}, {self.name}"
