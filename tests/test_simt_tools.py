@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from minidiff_cupy import sources
 from tests.simt import emulator, mutate
 from tests.simt.emulator import sanitized
 from tests.simt.mutants import linear_combination, placement
@@ -61,7 +62,7 @@ def test_verdicts_on_planted_bugs(
     verdict: str,
     exit_status: int,
 ) -> None:
-    def run_tests(folder: Path, tests: Any) -> tuple[int, str]:
+    def run_tests(folder: Path, tests: Any, *, sanitized: bool = False) -> tuple[int, str]:
         return status, log
 
     monkeypatch.setattr(mutate, "run_tests", run_tests)
@@ -73,6 +74,42 @@ def test_verdicts_on_planted_bugs(
     alive = [line for line in lines[end + 1 :] if not line.startswith(" ")]
     assert len(each) == bugs
     assert alive == each * exit_status  # once more, at the end, where a long log is read
+
+
+OUT_BY_A_THREAD = """
+import numpy as np
+from tests.simt import namespace as xp
+from tests.simt.emulator import working
+def test_it():
+    x, y = xp.ones(64, dtype=np.float32), xp.empty(64, dtype=np.float32)
+    working().load("k.cu", "k", ())((1,), (64,), (y, x))
+    assert {seen}
+"""
+
+
+@pytest.mark.parametrize(
+    ("seen", "new", "verdict"),
+    [
+        ("True", "x[threadIdx.x + 1] * 0", "Sanitizer: heap-buffer-overflow"),
+        ("True", "x[threadIdx.x] * 2", "SURVIVES"),
+        ("float(y[0]) == 1", "x[threadIdx.x] * 2", "found"),
+    ],
+)
+def test_what_is_only_read_outside_is_found_by_address_sanitizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str, new: str, verdict: str
+) -> None:
+    if sanitized():
+        pytest.skip("already under AddressSanitizer")
+    (tmp_path / "k.cu").write_text(
+        "__global__ void k(float* y, const float* x) { y[threadIdx.x] = x[threadIdx.x]; }"
+    )
+    test = tmp_path / "test_it.py"
+    test.write_text(OUT_BY_A_THREAD.format(seen=seen))
+    monkeypatch.setattr(sources, "FOLDER", tmp_path)
+    monkeypatch.setattr(linear_combination, "TESTS", [str(test)], raising=False)
+    found, line = mutate.examine("linear_combination", "k.cu", "= x[threadIdx.x]", f"= {new}")
+    assert found is (verdict != "SURVIVES")
+    assert verdict in line
 
 
 def test_a_bug_that_cannot_be_planted_any_more_survives() -> None:

@@ -23,21 +23,26 @@ OPTIONS = {
 }
 
 
-def main() -> None:
-    """Become pytest under AddressSanitizer."""
+def environment() -> dict[str, str]:
+    """The environment of a process under AddressSanitizer, which the emulator recognizes."""
     command = [compiler(), "-print-file-name=libasan.so"]
     library = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
     if not library.is_absolute():
         raise SystemExit(f"{compiler()} has no AddressSanitizer; install one with: apt-get install libasan8")
-    os.environ |= {
+    return os.environ | {
         "LD_PRELOAD": str(library.resolve()),
         "ASAN_OPTIONS": ":".join(f"{key}={value}" for key, value in OPTIONS.items()),
         "PYTHONMALLOC": "malloc",
         "MINIDIFF_TEST_DEVICES": "simt",
     }
+
+
+def main() -> None:
+    """Become pytest under AddressSanitizer."""
     pytest = ["-m", "pytest", "-p", "no:cacheprovider", "--capture=sys"]  # what it reports goes past sys
     script = sys.argv[1:2] == ["--script"]
-    os.execv(sys.executable, [sys.executable, *(sys.argv[2:] if script else pytest + sys.argv[1:])])
+    arguments = sys.argv[2:] if script else pytest + sys.argv[1:]
+    os.execve(sys.executable, [sys.executable, *arguments], environment())
 
 
 if __name__ == "__main__":
