@@ -2,8 +2,8 @@
 
     python examples/compare_samplers.py --model FOLDER --samplers ddim,dpm-solver,unipc --steps 5,10,20,50
 
---model is a pipeline as diffusers saves it. The samplers follow the folder's noise schedule. With --count, several
-images of each are shown side by side.
+--model is a pipeline as diffusers saves it. The samplers are those that draw from networks of its kind: with a noise
+schedule, of EDM, or of flow matching. With --count, several images of each are shown side by side.
 """
 
 import argparse
@@ -12,8 +12,10 @@ from itertools import product
 import numpy as np
 
 from minidiff import Generator, cli, images
-from minidiff.diffusion import SAMPLERS
+from minidiff.diffusion import SAMPLER_FAMILIES, samplers_like
 from minidiff.pipelines import generate
+
+FEW = ("ddpm", "ddim", "euler", "heun", "pndm", "dpm-solver", "unipc")
 
 
 def arguments() -> argparse.Namespace:
@@ -24,8 +26,8 @@ def arguments() -> argparse.Namespace:
     cli.add_arguments(parser)
     parser.add_argument(
         "--samplers",
-        default="ddpm,ddim,euler,heun,pndm,dpm-solver,unipc",
-        help=f"of {', '.join(SAMPLERS)} ({number})",
+        help=f"of {' or of '.join(', '.join(family) for family in SAMPLER_FAMILIES)} "
+        f"(default: {','.join(FEW)}, or all of EDM or flow matching)",
     )
     parser.add_argument("--steps", default="5,10,20,50", help=number)
     parser.add_argument("--count", type=cli.positive, default=2, help=f"images of each ({number})")
@@ -42,12 +44,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Draw."""
     args = arguments()
-    names, steps = args.samplers.split(","), args.steps.split(",")
-    unknown = [name for name in names if name not in SAMPLERS]
-    if unknown or not all(step.isdecimal() and int(step) > 0 for step in steps):
-        raise cli.UsageError(
-            f"--samplers are {', '.join(SAMPLERS)} and --steps numbers, got {unknown or args.steps}"
-        )
+    steps = args.steps.split(",")
+    if not all(step.isdecimal() and int(step) > 0 for step in steps):
+        raise cli.UsageError(f"--steps are numbers such as 5,10,20, got {args.steps}")
     backend = cli.choose_device(args.device)
     pipeline = cli.open_pipeline(args, backend)
     classes, labels = pipeline.model.null_label or 0, None
@@ -55,6 +54,10 @@ def main() -> None:
         first = cli.parse_labels(args.label or "0", classes)[0]
         labels = [(first + i) % classes for i in range(args.count)]
 
+    family = samplers_like(pipeline.sampler)
+    names = (
+        args.samplers.split(",") if args.samplers else [name for name in FEW if name in family] or [*family]
+    )
     samplers = [cli.with_sampler(pipeline, name, guidance=args.guidance) for name in names]
     with cli.as_usage_error():  # before any of them draws
         for sampled, step in product(samplers, steps):

@@ -16,7 +16,7 @@ import numpy as np
 from minidiff.backend import Backend, BackendUnavailable, get_backend
 from minidiff.checkpoints import CheckpointError
 from minidiff.data import DataError, Dataset
-from minidiff.diffusion import DDIM, SAMPLERS, GaussianDiffusion
+from minidiff.diffusion import DDIM, SAMPLER_FAMILIES, GaussianDiffusion
 from minidiff.files import alone_in, atomic_path
 from minidiff.pipelines import Pipeline, load_pipeline
 from minidiff.training import Trainer, TrainingError
@@ -136,7 +136,8 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what says how images are drawn from it."""
     number = "default: %(default)s"
-    parser.add_argument("--sampler", choices=SAMPLERS, help="default: the folder's scheduler")
+    names = [name for family in SAMPLER_FAMILIES for name in family]
+    parser.add_argument("--sampler", choices=names, help="default: the folder's scheduler")
     parser.add_argument("--steps", type=positive, default=50, help=f"of the sampler ({number})")
     parser.add_argument("--batch-size", type=positive, default=64, help=f"images at a time ({number})")
 

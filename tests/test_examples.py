@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +184,17 @@ def test_pictures_from_a_folder_of_diffusers(
         assert picture.size[0] > 100
 
 
+def test_samplers_are_compared_that_fit_the_folder(pipeline: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(pipeline, tmp_path / "edm")
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "EDMEulerScheduler"}')
+    done = run("compare_samplers.py", "--model", folder, "--steps", "2", "--output", tmp_path / "x.png")
+    assert done.returncode == 0, done.stderr
+    assert "3 samplers: " in done.stdout
+    done = run("sample_pretrained.py", "--model", folder, "--sampler", "heun", "--output", tmp_path / "x.png")
+    assert done.returncode == 2
+    assert "'heun' does not fit a network made for EDMEuler(); those that do are ['edm-euler'" in done.stderr
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help(script: str) -> None:
     done = run(script, "--help")
@@ -260,7 +272,7 @@ def test_wrong_input_ends_with_2_and_a_reason(digits: Path, pipeline: Path, tmp_
             "2",
         ): "above 0 and at most 1",
         ("inpaint.py", "--model", pipeline, "--data-dir", "digits", "--mask", "sky"): "--mask: neither left",
-        ("compare_samplers.py", "--model", pipeline, "--samplers", "magic"): "--samplers are",
+        ("compare_samplers.py", "--model", pipeline, "--samplers", "magic"): "sampler 'magic' does not fit",
     }
     for command, reason in cases.items():
         done = run(*command)  # type: ignore[arg-type]

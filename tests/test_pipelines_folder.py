@@ -65,11 +65,11 @@ def test_a_whole_loop_ends_where_that_of_diffusers_did(name: str, tmp_path: Path
         np.testing.assert_allclose(mine, expected[name], atol=2e-5)
 
 
+@pytest.mark.parametrize("other", ["ddpm", "kdpm2-ancestral"])  # the class of the latter is one of kdpm2's
 @pytest.mark.parametrize("name", diffusion.SAMPLERS)
-def test_every_sampler_takes_over_the_configuration_of_another(name: str) -> None:
-    first = Pipeline(
-        small_unet(), DDPM(beta_schedule="cosine", prediction_type="v_prediction", num_train_timesteps=500)
-    )
+def test_every_sampler_takes_over_the_configuration_of_another(name: str, other: str) -> None:
+    options = {"beta_schedule": "cosine", "prediction_type": "v_prediction", "num_train_timesteps": 500}
+    first = Pipeline(small_unet(), diffusion.SAMPLERS[other](**options))
     pipeline = first.with_sampler(name)
     assert type(pipeline.sampler) is diffusion.SAMPLERS[name]
     assert pipeline.sampler.schedule.beta_schedule in ("cosine", "squaredcos_cap_v2")
@@ -79,10 +79,35 @@ def test_every_sampler_takes_over_the_configuration_of_another(name: str) -> Non
 
 
 def test_a_sampler_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown sampler 'magic'; samplers are"):
+    with pytest.raises(ValueError, match=r"'magic' does not fit a network made for DDPM.*'unipc'"):
         Pipeline(small_unet(), DDPM()).with_sampler("magic")
-    with pytest.raises(ValueError, match=r"'ddim' follows a noise schedule, and EDMEuler.* has none"):
+    with pytest.raises(
+        ValueError, match=r"'ddim' does not fit a network made for EDMEuler\(\); .*'edm-heun'"
+    ):
         Pipeline(small_unet(), diffusion.EDMEuler()).with_sampler("ddim")
+    own = type("Own", (diffusion.DDIM,), {})()
+    with pytest.raises(ValueError, match=r"'ddim' does not fit .* are \[\]"):
+        Pipeline(small_unet(), own).with_sampler("ddim")
+
+
+def test_samplers_of_edm_and_of_flow_matching_take_over_from_each_other() -> None:
+    edm = Pipeline(small_unet(), diffusion.EDMEuler(sigma_max=10.0, sigma_data=0.3))
+    for name in ("edm-euler", "edm-heun", "edm-dpm-solver"):
+        sampler = edm.with_sampler(name, rho=5.0).sampler
+        assert type(sampler) is diffusion.samplers_like(edm.sampler)[name]
+        assert (sampler.sigma_max, sampler.sigma_data, sampler.rho) == (10.0, 0.3, 5.0)  # type: ignore[attr-defined]
+        assert edm.with_sampler(name).with_sampler("edm-euler").sampler.config == edm.sampler.config
+    flow = Pipeline(small_unet(), diffusion.FlowMatchHeun(shift=3.0))
+    for name, last in (("flow-euler", True), ("flow-heun", False)):
+        sampled = flow.with_sampler(name)
+        assert isinstance(sampled.sampler, diffusion.FlowMatchEuler) is last
+        assert sampled.sampler.shift == 3.0  # type: ignore[attr-defined]
+        assert np.isfinite(generate(sampled, 1, steps=3, generator=Generator(0))).all()
+
+
+def test_no_name_stands_for_two_samplers() -> None:
+    names = [name for family in diffusion.SAMPLER_FAMILIES for name in family]
+    assert len(set(names)) == len(names) == 20
 
 
 FLOW_BY_MULTISTEP = diffusion.DPMSolverMultistep(

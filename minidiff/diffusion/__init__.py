@@ -23,6 +23,7 @@ from minidiff.diffusion.samplers import (
     LCM,
     LMS,
     PNDM,
+    SAMPLER_FAMILIES,
     SAMPLERS,
     DDIMInverse,
     DiscreteSampler,
@@ -42,6 +43,7 @@ from minidiff.diffusion.samplers import (
     Step,
     UniPC,
     make_sampler,
+    samplers_like,
 )
 from minidiff.diffusion.sampling import sample
 from minidiff.diffusion.schedule import NoiseSchedule
@@ -59,6 +61,7 @@ __all__ = [
     "PNDM",
     "PREDICTION_TYPES",
     "SAMPLERS",
+    "SAMPLER_FAMILIES",
     "DDIMInverse",
     "DPMSolverMultistep",
     "DPMSolverSDE",
@@ -90,6 +93,7 @@ __all__ = [
     "noise_like",
     "sample",
     "sample_timesteps",
+    "samplers_like",
     "target",
     "to_sample_and_noise",
 ]

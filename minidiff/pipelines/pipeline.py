@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minidiff.backend import Array, Backend, backend_of
-from minidiff.diffusion import SAMPLERS, DiscreteSampler, Sampler
+from minidiff.diffusion import Sampler, samplers_like
 from minidiff.files import atomic_folder
 from minidiff.models import UNet2DModel
 from minidiff.models.pretrained import CONFIG
@@ -70,20 +70,22 @@ class Pipeline:
         Parameters
         ----------
         name : str
-            A key of `diffusion.SAMPLERS`.
+            One of the family of the present sampler (`diffusion.SAMPLER_FAMILIES`): for a network of a noise
+            schedule, one of EDM, one of flow matching.
         **options
             Of the sampler; what is not given here is as in the present one.
 
         Raises
         ------
         ValueError
-            If no sampler has the name, or the network was not trained for a noise schedule.
+            If no sampler of the family has the name.
         """
-        if name not in SAMPLERS:
-            raise ValueError(f"unknown sampler {name!r}; samplers are {list(SAMPLERS)}")
-        if not isinstance(self.sampler, DiscreteSampler):
-            raise ValueError(f"{name!r} follows a noise schedule, and {self.sampler!r} has none; keep it")
-        return replace(self, sampler=SAMPLERS[name].from_config(self.sampler.config, **options))
+        family = samplers_like(self.sampler)
+        if name not in family:
+            raise ValueError(
+                f"sampler {name!r} does not fit a network made for {self.sampler!r}; those that do are {list(family)}"
+            )
+        return replace(self, sampler=family[name].from_config(self.sampler.config, **options))
 
     @property
     def backend(self) -> Backend | None:

@@ -17,7 +17,7 @@ from minidiff.diffusion.samplers.flow_match import FlowMatchEuler, FlowMatchHeun
 from minidiff.diffusion.samplers.heun import KDPM2, Heun, KDPM2Ancestral
 from minidiff.diffusion.samplers.lcm import LCM
 from minidiff.diffusion.samplers.lms import LMS
-from minidiff.diffusion.samplers.names import SAMPLERS, make_sampler
+from minidiff.diffusion.samplers.names import SAMPLER_FAMILIES, SAMPLERS, make_sampler, samplers_like
 from minidiff.diffusion.samplers.pndm import PNDM
 from minidiff.diffusion.samplers.sampler import Sampler, Step
 from minidiff.diffusion.samplers.unipc import UniPC
@@ -31,6 +31,7 @@ __all__ = [
     "LMS",
     "PNDM",
     "SAMPLERS",
+    "SAMPLER_FAMILIES",
     "DDIMInverse",
     "DPMSolverMultistep",
     "DPMSolverSDE",
@@ -50,4 +51,5 @@ __all__ = [
     "Step",
     "UniPC",
     "make_sampler",
+    "samplers_like",
 ]

@@ -33,14 +33,14 @@ DIFFUSERS = {"cosine": "squaredcos_cap_v2", "quadratic": "scaled_linear"}  # its
 def read_options(cls: type[Any], config: str | Path | Mapping[str, Any]) -> tuple[type[Any], dict[str, Any]]:
     """The class that a configuration names, if `cls` does not decide it, and the options it knows."""
     content = dict(config) if isinstance(config, Mapping) else read_json(_find(Path(config)))
-    name = content.get("_class_name")
-    classes = {c.diffusers_name: c for c in _subclasses(cls) if vars(c).get("diffusers_name")}
-    if name in classes:
+    if not cls.diffusers_name:
+        name = content.get("_class_name")
+        classes = {c.diffusers_name: c for c in _subclasses(cls) if vars(c).get("diffusers_name")}
+        if name not in classes:
+            raise ValueError(
+                f"{config}: there is no sampler for _class_name {name!r}; there are {sorted(classes)}"
+            )
         cls = classes[name]
-    elif not cls.diffusers_name:
-        raise ValueError(
-            f"{config}: there is no sampler for _class_name {name!r}; there are {sorted(classes)}"
-        )
     own = _options(cls)
     given = _today({key: value for key, value in content.items() if not key.startswith("_")})
     everybody = set[str]().union(*(_options(c) for c in _subclasses(_root(cls))))

@@ -1,7 +1,8 @@
-"""Samplers by the names that a command line takes: those of a `NoiseSchedule`, which can take each other's place."""
+"""Samplers by the names that a command line takes, in families whose members can take each other's place."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from minidiff.diffusion.samplers.ddim import DDIM
@@ -10,15 +11,19 @@ from minidiff.diffusion.samplers.deis import DEIS
 from minidiff.diffusion.samplers.discrete import DiscreteSampler
 from minidiff.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSinglestep
 from minidiff.diffusion.samplers.dpm_solver_sde import DPMSolverSDE
+from minidiff.diffusion.samplers.edm import EDMEuler, EDMHeun
+from minidiff.diffusion.samplers.edm_dpm_solver import EDMDPMSolverMultistep
 from minidiff.diffusion.samplers.euler import Euler, EulerAncestral
+from minidiff.diffusion.samplers.flow_match import FlowMatchEuler, FlowMatchHeun
 from minidiff.diffusion.samplers.heun import KDPM2, Heun, KDPM2Ancestral
 from minidiff.diffusion.samplers.lcm import LCM
 from minidiff.diffusion.samplers.lms import LMS
 from minidiff.diffusion.samplers.pndm import PNDM
+from minidiff.diffusion.samplers.sampler import Sampler
 from minidiff.diffusion.samplers.unipc import UniPC
 from minidiff.diffusion.schedule import NoiseSchedule
 
-__all__ = ["SAMPLERS", "make_sampler"]
+__all__ = ["SAMPLERS", "SAMPLER_FAMILIES", "make_sampler", "samplers_like"]
 
 SAMPLERS: dict[str, type[DiscreteSampler]] = {
     "ddpm": DDPM,
@@ -37,6 +42,16 @@ SAMPLERS: dict[str, type[DiscreteSampler]] = {
     "deis": DEIS,
     "lcm": LCM,
 }
+SAMPLER_FAMILIES: tuple[Mapping[str, type[Sampler]], ...] = (
+    SAMPLERS,
+    {"edm-euler": EDMEuler, "edm-heun": EDMHeun, "edm-dpm-solver": EDMDPMSolverMultistep},
+    {"flow-euler": FlowMatchEuler, "flow-heun": FlowMatchHeun},
+)
+
+
+def samplers_like(sampler: Sampler) -> Mapping[str, type[Sampler]]:
+    """The family of a sampler: those that draw from the same networks, by their names; empty for one of your own."""
+    return next((family for family in SAMPLER_FAMILIES if type(sampler) in family.values()), {})
 
 
 def make_sampler(name: str, schedule: NoiseSchedule, **options: Any) -> DiscreteSampler:

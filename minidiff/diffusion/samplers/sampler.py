@@ -121,7 +121,7 @@ class Sampler:
     def from_config(cls, config: str | Path | Mapping[str, Any], **options: Any) -> Self:
         """The sampler that a `scheduler_config.json` of diffusers describes.
 
-        Called on `Sampler`, the file's `_class_name` decides the class; called on another class, that class
+        Called on `Sampler`, the file's `_class_name` decides the class; called on a sampler of a name, that one
         takes over the options which it has: `Heun.from_config(folder)`.
 
         Parameters
