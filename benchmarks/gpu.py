@@ -71,6 +71,11 @@ def measure(bench: Bench, sections: Sequence[str], path: Path | None = None) -> 
             except Exception as reason:
                 bench.require(False, f"{name}: {type(reason).__name__}: {reason}")
                 bench.say(traceback.format_exc())
+            if not bench.answers():
+                bench.require(
+                    False, "the device is lost; for the sections from here on, run again with --only"
+                )
+                break
             bench.device.release()
             if left := bench.left_out[before:]:
                 bench.say(

@@ -15,7 +15,7 @@ from minidiff.backend import get_backend
 from minidiff.testing import Case
 from minidiff.testing.case import case, normal
 
-__all__ = ["CAPTURED", "CHANNELS_LAST", "COMPILED", "EAGER", "LIMITS", "OURS", "Bench", "Plan"]
+__all__ = ["CAPTURED", "CHANNELS_LAST", "COMPILED", "EAGER", "LIMITS", "OURS", "Bench", "DeviceLost", "Plan"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,10 @@ COMPILED = {"compiled": "default", "max-autotune": "max-autotune"}  # party, mod
 
 # How far results of two parties may be apart, relative norm, both rounding: of an op, of a network.
 LIMITS = {"float32": (5e-3, 3e-2), "float16": (5e-3, 5e-2), "bfloat16": (3e-2, 2e-1)}
+
+
+class DeviceLost(Exception):
+    """A kernel failed so that nothing runs on the device any more in this process."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,13 @@ class Bench:
             self.say(f"FAILED  {message}")
 
     def attempt(self, label: str, run: Callable[[], T]) -> T | None:
-        """What `run()` returns; None if it fails or there is no time for it, which is noted."""
+        """What `run()` returns; None if it fails or there is no time for it, which is noted.
+
+        Raises
+        ------
+        DeviceLost
+            If after a failure the device does not answer.
+        """
         if self.budget.left() <= 0:
             self.left_out.append(label)
             return None
@@ -152,7 +162,17 @@ class Bench:
             first = str(reason).strip().partition("\n")[0]
             self.require(False, f"{label}: {type(reason).__name__}: {first}")
             self.log += traceback.format_exc().splitlines()
+            if not self.answers():
+                raise DeviceLost(label) from reason
         return None
+
+    def answers(self) -> bool:
+        """Whether the device can still be used: after an access outside of memory, for instance, it cannot."""
+        try:
+            self.device.backend.synchronize()
+        except Exception:
+            return False
+        return True
 
     def parties(self, *names: str) -> dict[str, Party]:
         """Those of the parties that there are here, with the same weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import math
 import signal
@@ -25,6 +26,7 @@ LONGEST_HOLD = 0.05  # seconds
 CACHES = 2  # how often rotating inputs would fill the cache
 FEWEST_ROUNDS = 3
 SHARE_OF_MEMORY = 8  # of what is free, one part of so many is for rotating inputs
+GRACE = 30.0  # seconds after the end of all time, for what OutOfTime does not reach
 
 Host = np.ndarray[Any, Any]
 
@@ -53,7 +55,8 @@ class Budget:
     def limit(self) -> Iterator[None]:
         """End what runs inside when all time is used up, by OutOfTime, where the system has timers.
 
-        What a section has begun may run on beyond the section's own end.
+        What a section has begun may run on beyond the section's own end. Who waits for a kernel that never ends hears
+        of no time; `GRACE` later the process is ended, after saying where it was.
         """
         seconds = max(self._end - self._clock(), 1e-3)
         if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
@@ -65,9 +68,11 @@ class Budget:
 
         before = signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, should somebody have swallowed it
+        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=2)  # whatever sys.stderr is
         try:
             yield
         finally:
+            faulthandler.cancel_dump_traceback_later()
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 

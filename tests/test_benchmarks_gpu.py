@@ -214,6 +214,38 @@ def test_a_warning_of_the_backend_is_a_failure(cpu: Backend, monkeypatch: pytest
     assert bench.failures == ["step is not captured"]
 
 
+def test_a_lost_device_ends_the_run_and_what_was_measured_is_kept(
+    cpu: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = False
+
+    def synchronize() -> None:
+        if lost:
+            raise RuntimeError("cudaErrorIllegalAddress")
+
+    def illegal() -> None:
+        nonlocal lost
+        lost = True
+        synchronize()
+
+    def section(bench: Bench) -> None:
+        bench.attempt("silu", illegal)
+        bench.attempt("gelu", illegal)
+
+    monkeypatch.setitem(SECTIONS, "step", (section, 1))
+    bench = bench_on(replace(cpu, synchronize=synchronize))
+    figures = gpu.measure(bench, ["ceilings", "step", "forward"], tmp_path / "gpu.json")
+    assert bench.failures[0] == "silu: RuntimeError: cudaErrorIllegalAddress"
+    assert bench.failures[1:] == [
+        "step: DeviceLost: silu",
+        "the device is lost; for the sections from here on, run again with --only",
+    ]
+    assert "forward" not in figures
+    (run,) = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["runs"]
+    assert run["failures"] == bench.failures
+    assert run["ceilings"]
+
+
 def test_earlier_runs_are_kept(cpu: Backend, tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     for seed in (1, 2):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +20,8 @@ from benchmarks.interleave import Work
 from minidiff.backend import get_backend
 from minidiff_cupy import nvrtc
 from tests.gpu_fakes import FakeDevice, bench_on
+
+ROOT = Path(__file__).parent.parent
 
 
 class Scripted(FakeDevice):
@@ -149,6 +153,18 @@ def test_what_takes_too_long_is_stopped_even_if_it_keeps_exceptions() -> None:
     assert bench.attempt("later", lambda: 1) is None
     assert bench.left_out == ["long (begun)", "later"]
     assert bench.failures == []
+
+
+def test_a_kernel_that_never_ends_ends_the_process() -> None:
+    code = (
+        "import signal, time; from benchmarks import gpu_timing; gpu_timing.GRACE = 0.2\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\n"  # as no handler runs inside a C function
+        "with gpu_timing.Budget(0.1).limit(): time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert '"<string>", line 3' in done.stderr
 
 
 # --- the seam --------------------------------------------------------------------------------------------

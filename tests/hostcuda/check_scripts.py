@@ -1,4 +1,4 @@
-"""Examples as users run them, at small size."""
+"""Doctor, and examples as users run them, at small size."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from minidiff.diffusion import GaussianDiffusion
+from minidiff.doctor import main as doctor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -46,3 +47,12 @@ def test_training_and_sampling(
     run("sample.py", *run_of, "--output", tmp_path / "x.png", "--save-arrays", arrays)
     assert np.isfinite(np.load(arrays)["images"]).all()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(["--device", "cuda"]) == 0
+    said = capsys.readouterr().out
+    assert "cuda: works" in said
+    assert "an H100 in host memory, compute capability 9.0, 6.0 of 6.0 GiB free" in said
+    for name in ("convolution", "group norm", "attention"):
+        assert f"{name} " in said.partition("cuda: works")[2]

@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["VERSION", "install"]
 
 VERSION = "14.2.0"  # of CuPy, whose inside is relied upon
+PACKAGES = ("cupy-cuda12x", "cupy-cuda13x")
 
 _folders: list[Any] = []  # which live as long as this process
 
@@ -41,17 +42,24 @@ def install() -> None:
 
 
 def _require() -> None:
-    try:
-        version = importlib.metadata.version("cupy-cuda12x")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    if version != VERSION:
+    versions = {package: _version(package) for package in PACKAGES}
+    if VERSION not in versions.values():
+        found = ", ".join(
+            f"{package} is {version or 'not installed'}" for package, version in versions.items()
+        )
         raise SystemExit(
-            f"tests.hostcuda replaces functions inside CuPy {VERSION}, and cupy-cuda12x is {version}; "
+            f"tests.hostcuda replaces functions inside CuPy {VERSION}, and {found}; "
             f"install it with: pip install cupy-cuda12x=={VERSION} nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12"
         )
     if "cupy" in sys.modules:
         raise SystemExit("tests.hostcuda must be there before CuPy is imported: python -m tests.hostcuda")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _replace_runtime() -> None:
