@@ -114,11 +114,18 @@ def run(
     dtype: Any = np.float32,
 ) -> tuple[list[float], list[Image]]:
     """The timesteps of minidiff's sampler, and the image after each step; `name` is diffusers' without "Scheduler"."""
-    sampler: Any = Sampler.from_config({"_class_name": f"{name}Scheduler", **options})
+    sampler = Sampler.from_config({"_class_name": f"{name}Scheduler", **options})
+    return run_sampler(sampler, kind(name, options), steps, timesteps, dtype=dtype)
+
+
+def run_sampler(
+    sampler: Any, kind: str, steps: int, timesteps: Mapping[str, Any], *, dtype: Any = np.float32
+) -> tuple[list[float], list[Image]]:
+    """The same, of a sampler that there is already."""
     sampler.set_timesteps(steps, **timesteps)
 
     def step(output: Any, t: Any, x: Any, noise: Noise) -> Any:
         return sampler.step(output, t, x, rng=Replay(noise)).prev_sample
 
-    walked = list(walk(sampler, kind(name, options), step, dtype=dtype))
+    walked = list(walk(sampler, kind, step, dtype=dtype))
     return [t for t, _ in walked], [x for _, x in walked]

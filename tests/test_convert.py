@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -187,6 +188,58 @@ def test_a_scheduler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert said([folder], capsys).splitlines()[:2] == [f"{folder}: a scheduler", "  class: 'DDPMScheduler'"]
     with pytest.raises(CheckpointError, match="a scheduler holds no weights to write"):
         main([str(folder), "--output", str(tmp_path / "out")])
+
+
+def test_what_minidiff_has_no_sampler_for_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The index names the class, and the file may leave it out."""
+    folder = make_pipeline(tmp_path / "p")
+    index = read_json(folder / "model_index.json") | {"scheduler": ["diffusers", "ScoreSdeVeScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": ["mine", "Mine"]}))
+    said_of_it = said([folder], capsys)
+    assert "class: 'ScoreSdeVeScheduler'" in said_of_it
+    assert "there is no sampler for _class_name 'ScoreSdeVeScheduler'" in said_of_it
+    assert "_class_name: Mine" not in said_of_it
+    config = {**SCHEDULER, "colour": 3, "beta_end": 7.0}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    said_of_it = said([folder / "scheduler"], capsys)
+    assert "beta_end=7.0" in said_of_it
+    assert "no sampler knows the options ['colour']" in said_of_it
+    (folder / "scheduler" / "scheduler_config.json").rename(folder / "scheduler" / "config.json")
+    said_of_it = said([folder], capsys)
+    assert "    no scheduler_config.json" in said_of_it
+    assert "fit UNet2DModel" in said_of_it
+
+
+def test_files_edited_on_windows_are_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Diffusers does not read JSON that begins with a byte order mark."""
+    folder = make_pipeline(tmp_path / "p")
+    for path in folder.rglob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    said([folder, "--output", tmp_path / "out"], capsys)
+    for path in (tmp_path / "out").rglob("*.json"):
+        assert path.read_bytes().startswith(b"{")
+        assert json.loads(path.read_text()) == read_json(folder / path.relative_to(tmp_path / "out"))
+
+
+def test_the_cache_of_the_hugging_face_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its snapshots are links to files of other names; what is written holds none."""
+    folder, hub = make_pipeline(tmp_path / "p"), tmp_path / "models--mine--p"
+    snapshot = hub / "snapshots" / "0123abc"
+    (hub / "blobs").mkdir(parents=True)
+    for i, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
+        blob, link = hub / "blobs" / str(i), snapshot / path.relative_to(folder)
+        path.rename(blob)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    for where in (hub, hub / "snapshots"):
+        with pytest.raises(CheckpointError, match=r"give a snapshot, such as .*snapshots/0123abc"):
+            main([str(where)])
+    with pytest.raises(CheckpointError, match=r"found config\.json; give its folder, .*unet"):
+        main([str(snapshot / "unet" / "config.json")])
+    assert "fit UNet2DModel" in said([snapshot], capsys)
+    said([snapshot, "--output", tmp_path / "out"], capsys)
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    UNet2DModel.from_pretrained(tmp_path / "out", subfolder="unet")
 
 
 def test_a_lone_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

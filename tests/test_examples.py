@@ -187,6 +187,9 @@ def test_pictures_from_a_folder_of_diffusers(
 def test_samplers_are_compared_that_fit_the_folder(pipeline: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(pipeline, tmp_path / "edm")
     (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "EDMEulerScheduler"}')
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "EDMEulerScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
     done = run("compare_samplers.py", "--model", folder, "--steps", "2", "--output", tmp_path / "x.png")
     assert done.returncode == 0, done.stderr
     assert "3 samplers: " in done.stdout

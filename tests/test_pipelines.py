@@ -288,7 +288,19 @@ def test_pipelines_on_every_library(backend: Backend) -> None:
             "3 masks for 2 images",
         ),
         (
-            lambda p: repaint(p, pictures(), pictures(), jump_length=0, generator=Generator(0)),
+            lambda p: inpaint(p, pictures(), np.full((1, 1, 4, 4), 255, np.uint8), generator=Generator(0)),
+            r"masks: expected numbers from 0 \(kept\) to 1 \(drawn anew\), got 255 to 255",
+        ),
+        (
+            lambda p: image_to_image(p, np.full((1, *SHAPE), 200, np.uint8), generator=Generator(0)),
+            r"images: expected floating numbers in \[-1, 1\], got uint8.* 127\.5 - 1",
+        ),
+        (
+            lambda p: generate(p, 2, generator=Generator(0), labels=[1, 0.5]),
+            r"labels: expected numbers of classes, which are whole, got \[1\.0, 0\.5\]",
+        ),
+        (
+            lambda p: repaint(p, pictures(), np.ones((1, 1, 4, 4)), jump_length=0, generator=Generator(0)),
             "jump_length and jump_n_sample must be at least 1, got 0 and 10",
         ),
         (lambda p: interpolate(p, 1, first=Generator(0), second=Generator(1)), "at least 2 images"),
@@ -302,7 +314,7 @@ def test_pipelines_on_every_library(backend: Backend) -> None:
     ],
 )  # fmt: skip
 def test_mistakes(call: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call(gaussian())
 
 

@@ -259,7 +259,11 @@ def test_a_failed_write_leaves_the_old_folder(folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vae": ["diffusers", "VQModel"]}, r"expected a pipeline of 'unet' and 'scheduler'.*'vae'"),
+        (
+            {"vae": ["diffusers", "VQModel"]},
+            r"expected a pipeline of 'unet' and 'scheduler'.*'vae': 'VQModel'",
+        ),
+        ({"scheduler": ["diffusers", "KarrasVeScheduler"], "_class_name": "KarrasVePipeline"}, "KarrasVeSch"),
         ({"scheduler": None}, "expected a pipeline of 'unet' and 'scheduler'"),
         ({"unet": ["diffusers", "UNet3DModel"]}, "no network 'UNet3DModel' here"),
     ],
@@ -271,19 +275,49 @@ def test_other_pipelines_are_refused(folder: Path, change: dict[str, Any], messa
         load_pipeline(folder)
 
 
+def test_the_index_decides_what_samples(folder: Path) -> None:
+    """As in diffusers: the class of the scheduler, but for DDIMPipeline, which makes a DDIM of any."""
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    for change, expected in (
+        ({"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "PNDMScheduler"]}, "PNDMScheduler"),
+        ({"_class_name": "DDIMPipeline", "scheduler": ["diffusers", "DDPMScheduler"]}, "DDIMScheduler"),
+        ({"_class_name": ["mine", "Mine"], "scheduler": ["diffusers", "DDPMScheduler"]}, "DDPMScheduler"),
+    ):
+        path.write_text(json.dumps(index | change))
+        sampler = load_pipeline(folder).sampler
+        assert (sampler.diffusers_name, sampler.prediction_type) == (expected, "v_prediction")
+
+
+def test_files_edited_on_windows(folder: Path) -> None:
+    for path in folder.rglob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_pipeline(folder).image_shape == (1, 8, 8)
+
+
+def test_a_variance_that_the_sampler_does_not_look_at_is_no_image() -> None:
+    """Of improved diffusion: twice the channels, whatever they are drawn with."""
+    for sampler in (DDPM(variance_type="learned_range"), DDIM()):
+        pipeline = Pipeline(small_unet(out_channels=2), sampler)
+        assert generate(pipeline, 1, steps=2, generator=Generator(0)).shape == (1, 1, 8, 8)
+
+
 def test_damaged_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing/model_index\.json"):
         load_pipeline(tmp_path / "nothing")
     config = folder / "unet" / "config.json"
     sized = config.read_text()
-    config.write_text(sized.replace('"sample_size": 8', '"sample_size": null'))
-    with pytest.raises(CheckpointError, match=r"unet/config\.json: .* how large images are"):
+    for size in ("null", "8.0", "[8]", "[8, null]", "0"):
+        config.write_text(sized.replace('"sample_size": 8', f'"sample_size": {size}'))
+        with pytest.raises(CheckpointError, match=r"unet/config\.json: .* how large images are"):
+            load_pipeline(folder)
+    config.write_text(sized.replace('"dropout": 0.0', '"dropout": null'))
+    with pytest.raises(CheckpointError, match="dropout must be a number, got None"):
         load_pipeline(folder)
     config.write_text(sized)
     scheduler = folder / "scheduler" / "scheduler_config.json"
     content = json.loads(scheduler.read_text())
     for bad, message in (
-        ({"_class_name": "KarrasVeScheduler"}, "KarrasVeScheduler"),
         ({"beta_end": 7.0}, r"beta_end=7\.0"),
         ({"num_train_timesteps": "many"}, "many"),
     ):

@@ -16,6 +16,9 @@ from minidiff.diffusion import (
     LMS,
     PNDM,
     DDIMInverse,
+    DPMSolverMultistep,
+    DPMSolverSinglestep,
+    EDMDPMSolverMultistep,
     EDMEuler,
     EDMHeun,
     Euler,
@@ -90,6 +93,64 @@ def test_another_sampler_takes_over_what_it_knows() -> None:
     assert (again.beta_schedule, again.beta_end, again.steps_offset) == ("scaled_linear", 0.02, 1)
 
 
+def test_what_nobody_chose_is_not_taken_over() -> None:
+    """As in diffusers, where every class has defaults of its own; but the network stays the one it is."""
+    for pndm in (PNDM.from_config(STABLE_DIFFUSION), Sampler.from_config(STABLE_DIFFUSION)):
+        assert (pndm.timestep_spacing, Euler.from_config(pndm.config).timestep_spacing) == (
+            "leading",
+            "linspace",
+        )
+    chosen = PNDM(timestep_spacing="leading")  # its default, but somebody said so
+    assert Euler.from_config(chosen.config).timestep_spacing == "leading"
+    assert Euler.from_config(PNDM(chosen.schedule).config).timestep_spacing == "linspace"
+    heun = Heun.from_config(DDPM().config)
+    assert (heun.beta_start, heun.beta_end) == (1e-4, 0.02)
+    assert "timestep_spacing" in pndm.config["_use_default_values"]
+
+
+def test_options_of_other_samplers_survive(tmp_path: Path) -> None:
+    """A configuration that goes through samplers which do not have an option still has it, as in diffusers."""
+    first = DDPM(clip_sample=False, variance_type="fixed_large", timestep_spacing="trailing")
+    euler = Euler.from_config(first.config)
+    euler.save_config(tmp_path)
+    for config in (euler.config, tmp_path):
+        single = DPMSolverSinglestep.from_config(config)
+        again = DDPM.from_config(single.config)
+        assert repr(again) == repr(first)
+    assert not json.loads((tmp_path / "scheduler_config.json").read_text())["clip_sample"]
+
+
+def test_a_live_configuration_of_diffusers() -> None:
+    """Its `_use_default_values` are options that no file would hold."""
+    live = {**STABLE_DIFFUSION, "timestep_spacing": "leading", "_use_default_values": ["timestep_spacing"]}
+    assert Euler.from_config(live).timestep_spacing == "linspace"
+    assert Euler.from_config({**live, "_use_default_values": None}).timestep_spacing == "leading"
+
+
+def test_null_is_off_or_says_nothing() -> None:
+    """Of what cannot be None; diffusers stumbles over some of these."""
+    options = ("clip_sample", "clip_sample_range", "timestep_spacing", "steps_offset", "trained_betas")
+    assert repr(DDIM.from_config(dict.fromkeys(options))) == "DDIM(clip_sample=False)"
+    assert repr(DDPM.from_config({"variance_type": None})) == "DDPM()"  # of DPM-Solver's files
+    flow = DPMSolverMultistep.from_config({"use_dynamic_shifting": None, "variance_type": None})
+    flow.set_timesteps(3)
+
+
+@pytest.mark.parametrize("foreign", ["logrho", "bh1", "bh2"])
+def test_solver_types_of_another_solver(foreign: str) -> None:
+    for cls in (DPMSolverMultistep, DPMSolverSinglestep, EDMDPMSolverMultistep):
+        sampler = cls.from_config({"solver_type": foreign, "algorithm_type": "deis"})
+        assert (sampler.algorithm_type, sampler.solver_type) == ("dpmsolver++", "midpoint")
+
+
+def test_singlestep_has_no_spacing_but_keeps_that_of_others() -> None:
+    """Numbers of diffusers 0.42.1, of DDPM's configuration."""
+    sampler = DPMSolverSinglestep.from_config(DDPM(timestep_spacing="leading", steps_offset=1).config)
+    sampler.set_timesteps(8)
+    assert sampler.timesteps == [999, 874, 749, 624, 500, 375, 250, 125]
+    assert (sampler.timestep_spacing, sampler.steps_offset) == ("leading", 1)
+
+
 def test_unknown_options_are_listed() -> None:
     with pytest.warns(UserWarning, match=r"no sampler knows the options \['brand_new', 'colour'\]"):
         sampler = Sampler.from_config({**STABLE_DIFFUSION, "colour": 3, "brand_new": True})
@@ -102,6 +163,9 @@ def test_options_of_old_files() -> None:
     assert repr(Sampler.from_config({**old, "predict_epsilon": True})) == "DDPM()"
     assert repr(Sampler.from_config({**old, "predict_epsilon": False})) == "DDPM(prediction_type='sample')"
     assert not DDIMInverse.from_config({"set_alpha_to_zero": False}).set_alpha_to_one
+    both = {"predict_epsilon": False, "prediction_type": "v_prediction", "set_alpha_to_zero": False}
+    sampler = DDIMInverse.from_config({"set_alpha_to_one": True, **both})
+    assert (sampler.prediction_type, sampler.set_alpha_to_one) == ("v_prediction", True)
 
 
 @pytest.mark.parametrize(

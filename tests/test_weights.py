@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -17,7 +18,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from minidiff.backend import Backend
-from minidiff.weights import CheckpointError, Weights, open_weights, read_json, write_file, write_weights
+from minidiff.weights import (
+    CheckpointError,
+    Weights,
+    open_weights,
+    read_json,
+    variants_in,
+    write_file,
+    write_weights,
+)
 
 KINDS = [
     *("float64", "float32", "float16", "int64", "int32", "int16", "int8"),
@@ -137,6 +146,24 @@ def test_names_of_variants_are_those_of_diffusers(tmp_path: Path) -> None:
     assert_same(open_weights(tmp_path, variant="fp16"), state)
     with pytest.raises(CheckpointError, match=r"there are variants: fp16 \(say variant=, or --variant\)"):
         open_weights(tmp_path)
+
+
+def test_shards_of_a_variant_under_older_names(tmp_path: Path) -> None:
+    """The number before the variant, as diffusers once wrote them; they go when the variant is written anew."""
+    state = {name: np.full((10, 10), i, np.float32) for i, name in enumerate("abc")}
+    write_weights(tmp_path, state, variant="fp16", max_shard_size=400)
+    index = tmp_path / "diffusion_pytorch_model.safetensors.index.fp16.json"
+    text = re.sub(r"\.fp16(-[-of0-9]+)\.", r"\1.fp16.", index.read_text())
+    for path in tmp_path.glob("*.safetensors"):
+        path.rename(tmp_path / re.sub(r"\.fp16(-[-of0-9]+)\.", r"\1.fp16.", path.name))
+    index.unlink()
+    with pytest.raises(CheckpointError, match=r"index\.fp16\.json: no such file, without which shards"):
+        open_weights(tmp_path, variant="fp16")
+    (tmp_path / "diffusion_pytorch_model.safetensors.fp16.index.json").write_text(text)
+    assert variants_in(tmp_path) == ["fp16"]
+    assert_same(open_weights(tmp_path, variant="fp16"), state)
+    write_weights(tmp_path, {"a": state["a"] + 1}, variant="fp16")
+    assert [path.name for path in tmp_path.iterdir()] == ["diffusion_pytorch_model.fp16.safetensors"]
 
 
 def test_old_weights_go_and_other_files_stay(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from minidiff.convert.rewrite import (
     rewrite_pipeline,
     rewrite_weights,
 )
+from minidiff.diffusion import Sampler
 from minidiff.models.pretrained import CONFIG, PretrainedModule, make_unset, split_config
 from minidiff.weights import (
     PICKLES,
@@ -78,7 +79,17 @@ def kind_of(path: str | Path) -> Kind:
         if file.suffix in PICKLES:
             refuse_pickle(file)
     names = ", ".join(file.name for file in inside[:9]) or "nothing"
-    raise CheckpointError(f"{path}: no checkpoint that minidiff knows; found {names}")
+    raise CheckpointError(f"{path}: no checkpoint that minidiff knows; found {names}{_better(path)}")
+
+
+def _better(path: Path) -> str:
+    """What was perhaps meant: a folder around a file, or inside the cache of the Hugging Face hub."""
+    if path.name in (CONFIG, SCHEDULER_CONFIG, MODEL_INDEX):
+        return f"; give its folder, {path.parent}"
+    snapshots = sorted(path.glob("snapshots/*/")) or (
+        sorted(path.iterdir()) if path.name == "snapshots" else []
+    )
+    return f"; give a snapshot, such as {snapshots[-1]}" if snapshots else ""
 
 
 def _describe_checkpoint(path: Path) -> Iterator[str]:
@@ -103,19 +114,28 @@ def _describe_pipeline(path: Path) -> Iterator[str]:
     index = read_json(path / MODEL_INDEX)
     yield f"class: {shown(index.get('_class_name'))}"
     for name, value in index.items():
-        if not isinstance(value, list) or len(value) != 2 or value == [None, None]:
+        none = not isinstance(value, list) or len(value) != 2 or value == [None, None]
+        if none or name.startswith("_"):
             continue
         part = path / name if (path / name).is_dir() else path  # in older folders parts lie beside the index
         yield f"{name}: {value[1]}"
-        if not any((part / file).is_file() for file in (CONFIG, SCHEDULER_CONFIG)):
-            yield "  neither config.json nor scheduler_config.json"
+        scheduler = "Scheduler" in str(value[1])
+        file = SCHEDULER_CONFIG if scheduler else CONFIG
+        if not (part / file).is_file():
+            yield f"  no {file}"
             continue
-        describe = _describe_scheduler if "Scheduler" in str(value[1]) else _describe_model
-        yield from (f"  {line}" for line in describe(part))
+        config, named = read_json(part / file), {"_class_name": value[1]}
+        lines = (
+            _scheduler_lines({**config, **named}) if scheduler else _model_lines(part, {**named, **config})
+        )
+        yield from (f"  {line}" for line in lines)
 
 
 def _describe_model(path: Path) -> Iterator[str]:
-    config = read_json(path / CONFIG)
+    return _model_lines(path, read_json(path / CONFIG))
+
+
+def _model_lines(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
     name = config.get("_class_name", config.get("architectures"))
     kind = known_model(config)
     yield f"class: {shown(name)}{'' if kind else ', which minidiff does not have'}"
@@ -154,9 +174,20 @@ def _fit(kind: type[PretrainedModule], config: Mapping[str, Any], weights: Weigh
 
 
 def _describe_scheduler(path: Path) -> Iterator[str]:
-    config = read_json(path / SCHEDULER_CONFIG)
+    return _scheduler_lines(read_json(path / SCHEDULER_CONFIG))
+
+
+def _scheduler_lines(config: Mapping[str, Any]) -> Iterator[str]:
+    """What the file says, and why no sampler can be made of it, if none can."""
     yield f"class: {shown(config.get('_class_name'))}"
     yield _listed({key: value for key, value in config.items() if not key.startswith("_")})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            Sampler.from_config(config)
+        except (TypeError, ValueError) as error:
+            yield f"  {error}"
+    yield from (f"  {warning.message}" for warning in caught)
 
 
 def _describe_weights(path: Path) -> Iterator[str]:

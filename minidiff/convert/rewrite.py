@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,7 +71,7 @@ def rewrite_model(path: Path, output: Path, dtype: str | None, variant: str | No
             raise CheckpointError(
                 f"{path}: the weights do not fit, {problems[0]}; without --output all is listed"
             )
-    text = (path / CONFIG).read_text(encoding="utf-8")
+    text = (path / CONFIG).read_text(encoding="utf-8-sig")
     write_weights(output, weights.one_by_one(state), dtype=dtype, texts={CONFIG: text})
 
 
@@ -83,11 +84,18 @@ def rewrite_pipeline(path: Path, output: Path, dtype: str | None, variant: str |
             rewrite_model(part, output / part.name, dtype, variant)
         elif part.is_dir():
             _refuse_nothing_but_pickles(part)
-            shutil.copytree(
-                part, output / part.name, ignore=shutil.ignore_patterns(*(f"*{s}" for s in PICKLES))
-            )
+            pickles = shutil.ignore_patterns(*(f"*{s}" for s in PICKLES))
+            shutil.copytree(part, output / part.name, ignore=pickles, copy_function=_copy)
         elif part.suffix not in PICKLES and not part.name.startswith(STEM):
-            shutil.copy(part, output / part.name)
+            _copy(part, output / part.name)
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    """Copy a file, JSON without the mark that editors on Windows begin it with: diffusers does not read that."""
+    if Path(source).suffix == ".json":
+        Path(target).write_bytes(Path(source).read_bytes().removeprefix(codecs.BOM_UTF8))
+    else:
+        shutil.copyfile(source, target)
 
 
 def _is_model(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from minidiff.models.unet_2d_parts import ACTIVATIONS
@@ -51,6 +51,7 @@ _CHOICES: dict[str, Collection[Any]] = {
 }
 _LISTS = ("block_out_channels", "down_block_types", "up_block_types")
 _COUNTS = ("in_channels", "out_channels", "block_out_channels", "layers_per_block")
+_NUMBERS = ("dropout", "freq_shift", "mid_block_scale_factor", "norm_eps")
 _COUNTS_OR_NONE = (
     "time_embedding_dim",
     "attention_head_dim",
@@ -99,6 +100,9 @@ def _check_numbers(c: Mapping[str, Any]) -> None:
             none = count is None and key in _COUNTS_OR_NONE
             if not none and (not isinstance(count, Integral) or count < 1):
                 raise ValueError(f"UNet2DModel: {key} must be 1 at least, got {c[key]}")
+    for key in _NUMBERS:
+        if not isinstance(c[key], Real):
+            raise ValueError(f"UNet2DModel: {key} must be a number, got {c[key]!r}")
     if not c["mid_block_scale_factor"] or c["norm_eps"] < 0:
         raise ValueError(
             "UNet2DModel: mid_block_scale_factor must not be 0 and norm_eps not negative, "

@@ -109,7 +109,11 @@ def denoiser(
             raise ValueError(
                 f"guidance of scale {chosen.scale} needs a network with a label that stands for any class"
             )
-        classes = backend.from_numpy(np.asarray(labels, dtype=np.int64))
+        given = np.asarray(labels)
+        whole = given.astype(np.int64)
+        if (whole != given).any():
+            raise ValueError(f"labels: expected numbers of classes, which are whole, got {given.tolist()}")
+        classes = backend.from_numpy(whole)
         return lambda i: partial(guide if low < sampler.points[i].ratio <= high else follow, beside, classes)
 
     return ask

@@ -15,7 +15,7 @@ from minidiff.pipelines.noise import NoisePerImage, one_per_image
 from minidiff.pipelines.pipeline import Pipeline
 from minidiff.random import Generator
 
-__all__ = ["Batch", "Options", "draw", "on_device"]
+__all__ = ["Batch", "Options", "draw", "on_device", "pictures"]
 
 
 class Options(TypedDict, total=False):
@@ -143,6 +143,22 @@ def on_device(
     here = backend_of(images)
     moved = images if here is there else there.from_numpy(here.to_numpy(images))
     return ops.astype(moved, there.xp.float32, copy=False)
+
+
+def pictures(images: Array, generator: Generator | Sequence[Generator], shape: tuple[Any, ...]) -> Array:
+    """`on_device`, for images in [-1, 1].
+
+    Raises
+    ------
+    TypeError
+        If they hold integers, as pictures in files do.
+    """
+    if not backend_of(images).xp.isdtype(images.dtype, "real floating"):
+        raise TypeError(
+            f"images: expected floating numbers in [-1, 1], got {images.dtype}; pictures of numbers from 0 to 255 are "
+            "images / 127.5 - 1"
+        )
+    return on_device("images", images, generator, shape)
 
 
 def _common_backend(pipeline: Pipeline, generator: Generator) -> Backend:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Unpack
 
 from minidiff import ops
-from minidiff.backend import Array
+from minidiff.backend import Array, backend_of
 from minidiff.diffusion import Sampler
 from minidiff.diffusion.points import Point
 from minidiff.diffusion.sampling import shown
-from minidiff.pipelines.drawing import Batch, Options, draw, on_device
+from minidiff.pipelines.drawing import Batch, Options, draw, on_device, pictures
 from minidiff.pipelines.pipeline import Pipeline
 from minidiff.random import Generator
 
@@ -51,7 +51,7 @@ def image_to_image(
     """
     if not 0 < strength <= 1:
         raise ValueError(f"image_to_image: strength must be above 0 and at most 1, got {strength}")
-    clean = on_device("images", images, generator, pipeline.image_shape)
+    clean = pictures(images, generator, pipeline.image_shape)
 
     def run(batch: Batch) -> Array:
         starts = batch.sampler.starts
@@ -209,10 +209,14 @@ def _noisier(x: Array, here: Point, there: Point, noise: Array) -> Array:
 def _image_and_mask(
     pipeline: Pipeline, images: Array, masks: Array, generator: Generator | Sequence[Generator]
 ) -> tuple[Array, Array]:
-    clean = on_device("images", images, generator, pipeline.image_shape)
+    clean = pictures(images, generator, pipeline.image_shape)
     mask = on_device("masks", masks, generator, (1, *pipeline.image_shape[1:]))
     if mask.shape[0] not in (1, clean.shape[0]):
         raise ValueError(
             f"{mask.shape[0]} masks for {clean.shape[0]} images: give one for all, or one for each"
         )
+    xp = backend_of(mask).xp
+    low, high = float(xp.min(mask)), float(xp.max(mask))
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"masks: expected numbers from 0 (kept) to 1 (drawn anew), got {low:g} to {high:g}")
     return clean, ops.broadcast_to(mask, (clean.shape[0], *tuple(mask.shape[1:])))

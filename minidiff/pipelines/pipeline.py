@@ -10,6 +10,7 @@ from typing import Any
 
 from minidiff.backend import Array, Backend, backend_of
 from minidiff.diffusion import Sampler, samplers_like
+from minidiff.diffusion.samplers.configuration import read_config
 from minidiff.files import atomic_folder
 from minidiff.models import UNet2DModel
 from minidiff.models.pretrained import CONFIG
@@ -19,6 +20,7 @@ __all__ = ["Pipeline", "load_pipeline", "save_pipeline"]
 
 INDEX = "model_index.json"
 CLASSES = {"DDIMScheduler": "DDIMPipeline"}  # of diffusers, by scheduler; every other one is a DDPMPipeline's
+SAMPLES_BY = {"DDIMPipeline": "DDIMScheduler"}  # whatever scheduler the folder has
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Pipeline:
         With the schedule and prediction type that the network was trained for.
     image_shape : tuple of int, optional
         (C, H, W) of what is drawn. By default the network's `config` says it: `out_channels`, half of them if the
-        variance is learned, and `sample_size`.
+        variance is learned or they are twice `in_channels`, and `sample_size`.
 
     Raises
     ------
@@ -73,7 +75,7 @@ class Pipeline:
             One of the family of the present sampler (`diffusion.SAMPLER_FAMILIES`): for a network of a noise
             schedule, one of EDM, one of flow matching.
         **options
-            Of the sampler; what is not given here is as in the present one.
+            Of the sampler. Others are those that were chosen for the present one; see `Sampler.config`.
 
         Raises
         ------
@@ -122,23 +124,11 @@ def load_pipeline(
             f"{folder / INDEX}: no such file; python -m minidiff convert '{folder}' says what is there"
         )
     index = read_json(folder / INDEX)
-    extra = [key for key, part in index.items() if _is_part(part) and key not in ("unet", "scheduler")]
-    if not _is_part(index.get("unet")) or not _is_part(index.get("scheduler")) or extra:
-        raise CheckpointError(
-            f"{folder / INDEX}: expected a pipeline of 'unet' and 'scheduler', found "
-            f"{shown(index.get('_class_name'))} of {[k for k, v in index.items() if _is_part(v)]}"
-        )
-    if index["unet"][1] != UNet2DModel.__name__:
-        raise CheckpointError(
-            f"{folder / INDEX}: there is no network {shown(index['unet'][1])} here, only UNet2DModel"
-        )
+    _check_parts(index, folder)
     unet, scheduler = (
         folder / part if (folder / part).is_dir() else folder for part in ("unet", "scheduler")
     )
-    try:  # first: it is small
-        sampler = Sampler.from_config(scheduler)
-    except (TypeError, ValueError, OSError) as error:
-        raise CheckpointError(str(error)) from None
+    sampler = _read_sampler(scheduler, index)  # first: it is small
     model = UNet2DModel.from_pretrained(unet, device=device, dtype=dtype, variant=variant)
     try:
         return Pipeline(model, sampler)
@@ -190,6 +180,34 @@ def save_pipeline(
         (unfinished / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
+def _read_sampler(folder: Path, index: dict[str, Any]) -> Sampler:
+    """The sampler of a folder, of the class that the index names."""
+    try:
+        config = read_config(folder)
+    except OSError as error:
+        raise CheckpointError(str(error)) from None
+    config["_class_name"] = SAMPLES_BY.get(str(index.get("_class_name")), index["scheduler"][1])
+    try:
+        return Sampler.from_config(config)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+
+
+def _check_parts(index: dict[str, Any], folder: Path) -> None:
+    """Raise CheckpointError for pipelines of other parts than a U-Net without text and a scheduler."""
+    parts = {key: part[1] for key, part in index.items() if _is_part(part) and not key.startswith("_")}
+    if parts.keys() != {"unet", "scheduler"}:
+        raise CheckpointError(
+            f"{folder / INDEX}: expected a pipeline of 'unet' and 'scheduler', found "
+            f"{shown(index.get('_class_name'))} of {shown(parts)}; UNet2DModel.from_pretrained(folder, "
+            "subfolder=...) and Sampler.from_config(folder) read parts alone"
+        )
+    if parts["unet"] != UNet2DModel.__name__:
+        raise CheckpointError(
+            f"{folder / INDEX}: there is no network {shown(parts['unet'])} here, only UNet2DModel"
+        )
+
+
 def _is_part(value: Any) -> bool:
     """Whether a value of the index names a library and a class, and not [null, null]."""
     return isinstance(value, list) and len(value) == 2 and all(isinstance(name, str) for name in value)
@@ -197,12 +215,15 @@ def _is_part(value: Any) -> bool:
 
 def _image_shape(model: Any, sampler: Sampler) -> tuple[int, int, int]:
     config = getattr(model, "config", {})
-    size = config.get("sample_size")
-    if not size or not config.get("out_channels"):
+    size, channels = config.get("sample_size"), config.get("out_channels")
+    sides = [size, size] if isinstance(size, int) else size
+    if not channels or not isinstance(sides, list | tuple) or len(sides) != 2 or not all(sides):
         raise ValueError(
             f"Pipeline: the configuration of {type(model).__name__} does not say how large images are; "
             "give image_shape=(C, H, W)"
         )
-    height, width = (size, size) if isinstance(size, int) else size
-    halves = 2 if str(getattr(sampler, "variance_type", "")).startswith("learned") else 1
-    return config["out_channels"] // halves, height, width
+    height, width = sides
+    learned = str(getattr(sampler, "variance_type", "")).startswith("learned")
+    if learned or channels == 2 * config.get("in_channels", 0):  # the other half says a variance
+        channels //= 2
+    return channels, height, width

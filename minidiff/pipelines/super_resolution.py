@@ -7,7 +7,7 @@ from typing import Unpack
 
 from minidiff import ops
 from minidiff.backend import Array
-from minidiff.pipelines.drawing import Batch, Options, draw, on_device
+from minidiff.pipelines.drawing import Batch, Options, draw, pictures
 from minidiff.pipelines.pipeline import Pipeline
 from minidiff.random import Generator
 
@@ -48,7 +48,7 @@ def super_resolution(
     ----------
     .. [1] Saharia et al., "Image super-resolution via iterative refinement", 2021, arXiv:2104.07636, section 2.
     """
-    small = on_device("images", images, generator, (None, None, None))
+    small = pictures(images, generator, (None, None, None))
     _, height, width = pipeline.image_shape
     scale = height // small.shape[2]
     if scale < 1 or (scale * small.shape[2], scale * small.shape[3]) != (height, width):

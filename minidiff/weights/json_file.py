@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def read_json(path: str | Path, **options: Any) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            return parse_json(file.read(LONGEST + 1), path, **options)
+            text = file.read(LONGEST + 1).removeprefix(codecs.BOM_UTF8)  # editors on Windows write that
+            return parse_json(text, path, **options)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as error:

@@ -16,9 +16,19 @@ from minidiff.weights.errors import CheckpointError, shown
 from minidiff.weights.header import Entry, Header, numpy_dtype, read_header
 from minidiff.weights.json_file import read_json
 
-__all__ = ["STEM", "Weights", "index_name", "open_weights", "refuse_pickle", "variants_in", "weights_name"]
+__all__ = [
+    "STEM",
+    "Weights",
+    "holds_weights",
+    "index_name",
+    "open_weights",
+    "refuse_pickle",
+    "variants_in",
+    "weights_name",
+]
 
 STEM = "diffusion_pytorch_model"
+SHARD = r"(-\d{5}-of-\d{5})?"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
@@ -128,19 +138,20 @@ def open_weights(folder: str | Path, *, variant: str | None = None, stem: str = 
         If there are none, or they are pickled, damaged, or not what the index says.
     """
     folder = Path(folder)
-    index, single = folder / index_name(stem, variant), folder / weights_name(stem, variant)
-    if index.is_file():
-        return _open_shards(index)
+    for name in (index_name(stem, variant), old_index_name(stem, variant)):
+        if (folder / name).is_file():
+            return _open_shards(folder / name)
+    single = folder / weights_name(stem, variant)
     if not single.is_file():
-        raise CheckpointError(_why_missing(single, stem))
+        raise CheckpointError(_why_missing(single, stem, variant))
     return Weights(single)
 
 
 def variants_in(folder: str | Path, *, stem: str = STEM) -> list[str | None]:
     """Which variants of weights a folder holds, None for those without a name."""
     names = [path.name.removeprefix(stem) for path in Path(folder).glob(f"{stem}*.safetensors")]
-    pattern = r"(?:\.([\w-]*?))?(?:-\d{5}-of-\d{5})?\.safetensors"
-    found = {match[1] for match in (re.fullmatch(pattern, name) for name in names) if match}
+    pattern = rf"{SHARD}(\.(?P<variant>[\w-]*?))?{SHARD}\.safetensors"
+    found = {match["variant"] for match in (re.fullmatch(pattern, name) for name in names) if match}
     return sorted(found, key=lambda variant: variant or "")
 
 
@@ -152,6 +163,18 @@ def weights_name(stem: str, variant: str | None = None, shard: str = "") -> str:
 def index_name(stem: str, variant: str | None = None) -> str:
     """The name of the file that says which shard holds which tensor."""
     return f"{stem}.safetensors.index{'.' + variant if variant else ''}.json"
+
+
+def old_index_name(stem: str, variant: str | None = None) -> str:
+    """The same in older versions of diffusers, where the number of a shard stood before the variant."""
+    return f"{stem}.safetensors{'.' + variant if variant else ''}.index.json"
+
+
+def holds_weights(name: str, stem: str, variant: str | None) -> bool:
+    """Whether a file is one of those that hold the weights of this variant, or their index."""
+    dot = re.escape(f".{variant}") if variant else ""
+    indices = (index_name(stem, variant), old_index_name(stem, variant))
+    return name in indices or bool(re.fullmatch(rf"{re.escape(stem)}{SHARD}{dot}{SHARD}\.safetensors", name))
 
 
 def refuse_pickle(path: str | Path) -> None:
@@ -208,15 +231,17 @@ def _open_shards(index: Path) -> Weights:
     return weights
 
 
-def _why_missing(path: Path, stem: str) -> str:
+def _why_missing(path: Path, stem: str, variant: str | None) -> str:
     """What is there instead of the file at `path`."""
     if not path.parent.is_dir():
         return f"{path.parent}: no such folder"
     for other in sorted(path.parent.iterdir()):
         if other.suffix in PICKLES and other.name.startswith(stem):
             refuse_pickle(other)
-    variants = [variant for variant in variants_in(path.parent, stem=stem) if variant]
+    variants = [other for other in variants_in(path.parent, stem=stem) if other not in (None, variant)]
     found = sorted(p.name for p in path.parent.glob("*.safetensors"))
+    if any(holds_weights(name, stem, variant) for name in found):
+        return f"{path.parent / index_name(stem, variant)}: no such file, without which shards cannot be read"
     if variants:
-        return f"{path}: no such file; there are variants: {', '.join(variants)} (say variant=, or --variant)"
+        return f"{path}: no such file; there are variants: {', '.join(map(str, variants))} (say variant=, or --variant)"
     return f"{path}: no such file; safetensors files here: {', '.join(found[:9]) or 'none'}"

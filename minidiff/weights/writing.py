@@ -14,7 +14,7 @@ from minidiff.backend import Array, backend_of
 from minidiff.files import atomic_path
 from minidiff.weights.errors import CheckpointError
 from minidiff.weights.header import CODES, FLOATING, check_floating_name, encode_header, numpy_dtype
-from minidiff.weights.reading import STEM, index_name, weights_name
+from minidiff.weights.reading import STEM, holds_weights, index_name, weights_name
 
 __all__ = ["write_file", "write_weights"]
 
@@ -98,7 +98,7 @@ def write_weights(
     if total > 1:
         texts[index_name(stem, variant)] = _index(state, dtype, files)
     folder.mkdir(parents=True, exist_ok=True)
-    stale = {p for p in folder.iterdir() if _is_weights(p.name, stem, variant)}
+    stale = {p for p in folder.iterdir() if holds_weights(p.name, stem, variant)}
     with ExitStack() as unfinished:
         for name, text in texts.items():
             path = unfinished.enter_context(atomic_path(folder / name))
@@ -153,12 +153,6 @@ def _index(state: Mapping[str, Array], dtype: str | None, files: Mapping[str, li
     total = sum(_nbytes(name, array, dtype) for name, array in state.items())
     where = {name: file for file, names in files.items() for name in names}
     return json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2) + "\n"
-
-
-def _is_weights(name: str, stem: str, variant: str | None) -> bool:
-    """Whether a file is one of those that hold the weights of this variant."""
-    shard = re.escape(weights_name(stem, variant, "#")).replace(r"\#", r"(-\d{5}-of-\d{5})?")
-    return name == index_name(stem, variant) or re.fullmatch(shard, name) is not None
 
 
 def _parse_size(size: int | str) -> int:

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 from benchmarks import pretrained  # noqa: E402
-from minidiff.diffusion import DDIM, PNDM, Euler, Heun, Sampler  # noqa: E402
+from minidiff.diffusion import DDIM, DDPM, PNDM, Euler, Heun, Sampler  # noqa: E402
 from minidiff.pipelines import generate, load_pipeline, save_pipeline  # noqa: E402
 from tests.interop.diffusers_loop import quietly  # noqa: E402
 from tests.interop.diffusers_pipelines import their_images  # noqa: E402
@@ -46,6 +46,17 @@ def test_a_folder_that_diffusers_wrote(tmp_path: Path) -> None:
     scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", timestep_spacing="linspace")
     with quietly():
         diffusers.DDIMPipeline(unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "p")
+    mine = generate(load_pipeline(tmp_path / "p"), 2, steps=STEPS, generator=generators())
+    np.testing.assert_allclose(mine, their_images(tmp_path / "p", count=2, steps=STEPS), atol=2e-5)
+
+
+def test_the_index_decides_what_samples(tmp_path: Path) -> None:
+    """A DDIMPipeline makes a DDIM of the scheduler that its folder has, of which it takes over what was chosen."""
+    save_pipeline(
+        calm_pipeline(DDPM(clip_sample_range=0.9, beta_schedule="scaled_linear"), SMALL), tmp_path / "p"
+    )
+    index = tmp_path / "p" / "model_index.json"
+    index.write_text(index.read_text().replace("DDPMPipeline", "DDIMPipeline"))
     mine = generate(load_pipeline(tmp_path / "p"), 2, steps=STEPS, generator=generators())
     np.testing.assert_allclose(mine, their_images(tmp_path / "p", count=2, steps=STEPS), atol=2e-5)
 

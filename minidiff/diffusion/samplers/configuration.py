@@ -12,10 +12,11 @@ from typing import Any
 from minidiff.files import atomic_path
 from minidiff.weights import read_json
 
-__all__ = ["read_options", "write_options"]
+__all__ = ["NETWORK_OPTIONS", "UNCHOSEN", "read_config", "read_options", "write_options"]
 
 FILE = "scheduler_config.json"
-ALWAYS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type")
+UNCHOSEN = "_use_default_values"  # in configurations, here and in diffusers: options that nobody chose
+NETWORK_OPTIONS = {"num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type"}
 OLD: dict[str, Callable[[Any], dict[str, Any]]] = {  # what options of old files say today
     "predict_epsilon": lambda value: {} if value else {"prediction_type": "sample"},
     "set_alpha_to_zero": lambda value: {"set_alpha_to_one": value},
@@ -30,21 +31,30 @@ OF_THE_NETWORK = {  # options that say what the network expects, as samplers wit
 DIFFUSERS = {"cosine": "squaredcos_cap_v2", "quadratic": "scaled_linear"}  # its names for schedules of ours
 
 
-def read_options(cls: type[Any], config: str | Path | Mapping[str, Any]) -> tuple[type[Any], dict[str, Any]]:
-    """The class that a configuration names, if `cls` does not decide it, and the options it knows."""
-    content = dict(config) if isinstance(config, Mapping) else read_json(_find(Path(config)))
+def read_config(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says, or its file, or a folder with that file."""
+    return dict(config) if isinstance(config, Mapping) else read_json(_find(Path(config)))
+
+
+def read_options(
+    cls: type[Any], config: str | Path | Mapping[str, Any]
+) -> tuple[type[Any], dict[str, Any], dict[str, Any]]:
+    """The class that a configuration names, if `cls` does not decide it; its options; and those of other samplers."""
+    content = read_config(config)
     if not cls.diffusers_name:
         name = content.get("_class_name")
         classes = {c.diffusers_name: c for c in _subclasses(cls) if vars(c).get("diffusers_name")}
         if name not in classes:
+            where = "" if isinstance(config, Mapping) else f"{config}: "
             raise ValueError(
-                f"{config}: there is no sampler for _class_name {name!r}; there are {sorted(classes)}"
+                f"{where}there is no sampler for _class_name {name!r}; there are {sorted(classes)}"
             )
         cls = classes[name]
+    unchosen = content.get(UNCHOSEN) or ()
+    given = _today({k: v for k, v in content.items() if not k.startswith("_") and k not in unchosen})
     own = _options(cls)
-    given = _today({key: value for key, value in content.items() if not key.startswith("_")})
-    everybody = set[str]().union(*(_options(c) for c in _subclasses(_root(cls))))
-    unknown = sorted(key for key in given.keys() - own - everybody if given[key] is not None)
+    others = set[str]().union(*(_options(c) for c in _subclasses(_root(cls)))) - own.keys()
+    unknown = sorted(key for key in given.keys() - own.keys() - others if given[key] is not None)
     if unknown:
         warnings.warn(
             f"{cls.__name__}.from_config: no sampler knows the options {unknown}; they are ignored",
@@ -59,23 +69,31 @@ def read_options(cls: type[Any], config: str | Path | Mapping[str, Any]) -> tupl
             "expect other images",
             stacklevel=3,
         )
-    return cls, {key: value for key, value in given.items() if key in own}
+    known = {key: _not_null(value, own[key]) for key, value in given.items() if key in own}
+    return cls, known, {key: value for key, value in given.items() if key in others}
+
+
+def _not_null(value: Any, default: Any) -> Any:
+    """What null says of an option that cannot be None: that a switch is off, and otherwise nothing."""
+    if value is not None or default is None:
+        return value
+    return False if isinstance(default, bool) else default
 
 
 def _today(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of old files under the names of today."""
-    today: dict[str, Any] = {}
-    for key, value in options.items():
-        today |= OLD[key](value) if key in OLD else {key: value}
-    return today
+    """Options of old files under the names of today, which count where there are both."""
+    renamed: dict[str, Any] = {}
+    for key in options.keys() & OLD.keys():
+        renamed |= OLD[key](options[key])
+    return renamed | {key: value for key, value in options.items() if key not in OLD}
 
 
-def write_options(options: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path) -> Path:
-    """Write what differs from the defaults, and what is always written, into the folder's file."""
+def write_options(config: Mapping[str, Any], folder: Path) -> Path:
+    """Write the options of a configuration that somebody chose into the folder's file."""
     kept = {
         key: DIFFUSERS.get(value, value) if key == "beta_schedule" else value
-        for key, value in options.items()
-        if key in ALWAYS or key not in defaults or value != defaults[key]
+        for key, value in config.items()
+        if key != UNCHOSEN and key not in config[UNCHOSEN]
     }
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / FILE) as unfinished:
@@ -93,8 +111,9 @@ def _find(path: Path) -> Path:
     raise FileNotFoundError(f"{path}: there is neither {FILE} nor scheduler/{FILE}")
 
 
-def _options(cls: type[Any]) -> set[str]:
-    return {field.name for field in fields(cls)} - {"schedule"}
+def _options(cls: type[Any]) -> dict[str, Any]:
+    """The names of a sampler's options, and their defaults."""
+    return {field.name: field.default for field in fields(cls) if field.name != "schedule"}
 
 
 def _root(cls: type[Any]) -> type[Any]:

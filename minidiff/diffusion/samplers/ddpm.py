@@ -14,7 +14,7 @@ from minidiff.diffusion.samplers.discrete import DiscreteSampler
 from minidiff.diffusion.samplers.sampler import Draw, Step, mix
 from minidiff.diffusion.schedule import posterior_coefficients
 
-__all__ = ["DDPM"]
+__all__ = ["DDPM", "VARIANCE_TYPES"]
 
 VARIANCE_TYPES: dict[
     str, Callable[[float, float, Any], Any]

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from minidiff.backend import Array
 from minidiff.diffusion.points import Point
+from minidiff.diffusion.samplers.ddpm import VARIANCE_TYPES
 from minidiff.diffusion.samplers.exponential import FORMULATIONS, LINES, Formulation, weights
 from minidiff.diffusion.samplers.multistep import Multistep, solved
 from minidiff.diffusion.samplers.sampler import Draw, Step
@@ -16,6 +17,7 @@ from minidiff.diffusion.samplers.solver import ExponentialSampler
 __all__ = ["DPMSolverMultistep", "DPMSolverSinglestep"]
 
 SOLVER_TYPES = ("midpoint", "heun")
+OF_OTHERS = {"deis": "dpmsolver++", "logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}  # taken over
 
 
 def multistep(f: Formulation, solver_type: str, s: Point, t: Point, points: Sequence[Point]) -> list[float]:
@@ -48,12 +50,8 @@ class _DPMSolver(ExponentialSampler):
     algorithms: ClassVar[tuple[str, ...]] = tuple(FORMULATIONS)
 
     def __post_init__(self) -> None:
-        if self.algorithm_type == "deis":  # the configuration of another solver was taken over
-            self.algorithm_type = "dpmsolver++"
-        if self.solver_type in ("logrho", "bh1", "bh2"):
-            self.solver_type = "midpoint"
-        if str(self.variance_type).startswith("fixed"):  # of DDPM, whose networks say nothing of it
-            self.variance_type = None
+        self.algorithm_type = OF_OTHERS.get(self.algorithm_type, self.algorithm_type)
+        self.solver_type = OF_OTHERS.get(self.solver_type, self.solver_type)
         super().__post_init__()
         name = type(self).__name__
         if self.algorithm_type not in self.algorithms or self.solver_type not in SOLVER_TYPES:
@@ -63,9 +61,9 @@ class _DPMSolver(ExponentialSampler):
             )
         if self.solver_order > 3:
             raise ValueError(f"{name}: solver_order must be 1, 2 or 3, got {self.solver_order}")
-        if self.variance_type not in (None, "learned", "learned_range"):
+        if self.variance_type not in (None, *VARIANCE_TYPES):
             raise ValueError(
-                f"{name}: variance_type must be None, 'learned' or 'learned_range', got {self.variance_type!r}"
+                f"{name}: variance_type must be None or one of {list(VARIANCE_TYPES)}, got {self.variance_type!r}"
             )
         self._formulation = FORMULATIONS[self.algorithm_type]
         if self._formulation.of_noise and self.final_sigmas_type == "zero":
@@ -100,8 +98,8 @@ class DPMSolverMultistep(_DPMSolver, Multistep):
         Where the last step leads: to the clean image (by order 1), or to the noise of timestep 0.
     lambda_min_clipped : float
         Begin at the first timestep whose log(alpha / sigma) is not below this; -5.1 for cosine schedules.
-    variance_type : None, "learned" or "learned_range"
-        Whether the network gives variances as further channels, which are not looked at in any case.
+    variance_type : str, optional
+        Of `DDPM`; what the network says of variances is not looked at in any case.
 
     References
     ----------
@@ -141,7 +139,7 @@ class DPMSolverSinglestep(_DPMSolver):
     Parameters
     ----------
     schedule, **options
-        See `DPMSolverMultistep`; timesteps are those of "linspace".
+        See `DPMSolverMultistep`; timesteps are those of "linspace", whatever timestep_spacing says.
     lower_order_final : bool
         Do without the highest order at the very end; where the number of steps is not a multiple of the order, and
         with final_sigmas_type "zero", the end has order 1 anyway.
@@ -154,6 +152,7 @@ class DPMSolverSinglestep(_DPMSolver):
 
     diffusers_name: ClassVar[str] = "DPMSolverSinglestepScheduler"
     algorithms: ClassVar[tuple[str, ...]] = ("dpmsolver", "dpmsolver++", "sde-dpmsolver++")
+    has_spacings: ClassVar[bool] = False
 
     lower_order_final: bool = False
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from minidiff.backend import Array
 from minidiff.diffusion.points import Point
-from minidiff.diffusion.samplers.dpm_solver import SOLVER_TYPES, multistep
+from minidiff.diffusion.samplers.dpm_solver import OF_OTHERS, SOLVER_TYPES, multistep
 from minidiff.diffusion.samplers.edm import EDMSampler
 from minidiff.diffusion.samplers.exponential import FORMULATIONS, Formulation
 from minidiff.diffusion.samplers.multistep import Multistep
@@ -54,6 +54,8 @@ class EDMDPMSolverMultistep(EDMSampler, Multistep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.algorithm_type = OF_OTHERS.get(self.algorithm_type, self.algorithm_type)
+        self.solver_type = OF_OTHERS.get(self.solver_type, self.solver_type)
         if self.algorithm_type not in ALGORITHMS or self.solver_type not in SOLVER_TYPES:
             raise ValueError(
                 f"EDMDPMSolverMultistep: algorithm_type must be one of {ALGORITHMS} and solver_type one of "

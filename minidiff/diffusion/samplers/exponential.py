@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,14 @@ class Formulation:
     scale: Callable[[Point, Point], float]
     area: Callable[[Point, Point], float]
     spread: Callable[[Point, Point], float] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be one of `FORMULATIONS` in copies and other processes, too: no pickle holds functions without a name."""
+        return _formulation, (next(name for name, f in FORMULATIONS.items() if f is self),)
+
+
+def _formulation(name: str) -> Formulation:
+    return FORMULATIONS[name]
 
 
 def _decay(s: Point, t: Point) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -21,7 +21,12 @@ from minidiff.diffusion.coefficients import Coefficient
 from minidiff.diffusion.draws import noise_like
 from minidiff.diffusion.points import Point
 from minidiff.diffusion.prediction import Pair, find_prediction
-from minidiff.diffusion.samplers.configuration import read_options, write_options
+from minidiff.diffusion.samplers.configuration import (
+    NETWORK_OPTIONS,
+    UNCHOSEN,
+    read_options,
+    write_options,
+)
 from minidiff.diffusion.samplers.limits import dynamic_threshold
 from minidiff.ops.support import cast
 from minidiff.random import Generator
@@ -92,6 +97,14 @@ class Sampler:
     dynamic_thresholding_ratio = 0.995
     sample_max_value = 1.0
 
+    _given = frozenset[str]()
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Take note of the options that are given: a sampler made from this one takes over those alone."""
+        sampler = super().__new__(cls)
+        sampler._given = frozenset(options)
+        return sampler
+
     def __post_init__(self) -> None:
         find_prediction(self.prediction_type)
         if not self.clip_sample_range > 0:
@@ -103,6 +116,7 @@ class Sampler:
                 f"{type(self).__name__}: dynamic_thresholding_ratio must lie in [0, 1] and sample_max_value must be "
                 f"above 0, got {self.dynamic_thresholding_ratio} and {self.sample_max_value}"
             )
+        self._of_others: dict[str, Any] = {}
         self.points: list[Point] = []
         self.timesteps: list[float] = []
         # What `_advance` remembers of the steps before; empty where a run begins.
@@ -113,9 +127,21 @@ class Sampler:
 
     @property
     def config(self) -> dict[str, Any]:
-        """All options by name, and as `_class_name` the class of diffusers; `from_config` takes it."""
+        """All options by name, and as `_class_name` the class of diffusers; `from_config` takes it.
+
+        What another sampler does not take over, as each has its own, is listed in `_use_default_values`: options that
+        nobody chose, but for the noise schedule and the meaning of the network's output. Options that another sampler
+        was given, and this one does not have, are kept.
+        """
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.not_saved}
-        return {"_class_name": self.diffusers_name or type(self).__name__, **options}
+        defaults = {f.name: f.default for f in fields(self)}
+        unchosen = options.keys() - self._given - NETWORK_OPTIONS
+        return {
+            "_class_name": self.diffusers_name or type(self).__name__,
+            **self._of_others,
+            **options,
+            UNCHOSEN: sorted(key for key in unchosen if options[key] == defaults[key]),
+        }
 
     @classmethod
     def from_config(cls, config: str | Path | Mapping[str, Any], **options: Any) -> Self:
@@ -143,18 +169,17 @@ class Sampler:
             If there are options that no sampler knows, or that the network was trained for and this one does not have;
             they are listed.
         """
-        chosen, known = read_options(cls, config)
+        chosen, known, others = read_options(cls, config)
         sampler: Self = chosen(**{**known, **options})
+        sampler._of_others = others
         return sampler
 
     def save_config(self, folder: str | Path) -> Path:
         """Write `scheduler_config.json`, which `from_config` and diffusers read, into a folder; return its path.
 
-        It holds the options that differ from their defaults, which are those of diffusers, and those that say
-        what the network was trained for.
+        It holds what `config` holds, without the options that nobody chose, whose defaults are those of diffusers.
         """
-        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
-        return write_options(self.config, defaults, Path(folder))
+        return write_options(self.config, Path(folder))
 
     def __repr__(self) -> str:
         changed = [

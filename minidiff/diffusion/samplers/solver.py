@@ -97,6 +97,7 @@ class ExponentialSampler(DiscreteSampler):
 
     final_sigmas_type = "zero"
     lambda_min_clipped = -float("inf")
+    has_spacings: ClassVar[bool] = True
     flow_families: ClassVar[tuple[str, ...]] = ()  # curves that have a meaning with use_flow_sigmas
 
     def __post_init__(self) -> None:
@@ -151,8 +152,9 @@ class ExponentialSampler(DiscreteSampler):
         if not 1 <= n <= total:
             raise ValueError(f"{self!r}: {n} steps are not from 1 to the {total} timesteps of training")
         last = int(np.sum(-np.log(self.schedule.ratios) >= clipped))
-        timesteps = VISITED[self.timestep_spacing](total, last, n)
-        if self.timestep_spacing == "leading":
+        spacing = self.timestep_spacing if self.has_spacings else "linspace"
+        timesteps = VISITED[spacing](total, last, n)
+        if spacing == "leading":
             timesteps = timesteps + self.steps_offset
         if timesteps[0] >= total or timesteps[0] < 1:
             raise ValueError(
