@@ -19,7 +19,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train a denoiser on 8x8 handwritten digits.")
     cli.add_arguments(parser, output_dir="outputs/denoise")
     parser.add_argument("--steps", type=cli.positive, default=150, help="default: %(default)s")
-    parser.add_argument("--noise", type=float, default=0.4, help="standard deviation (default: %(default)s)")
+    parser.add_argument(
+        "--noise", type=cli.not_negative, default=0.4, help="standard deviation (default: %(default)s)"
+    )
     args = parser.parse_args()
     backend = cli.choose_device(args.device)
     rng = Generator(args.seed, backend)

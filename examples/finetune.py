@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
         "--lr-warmup-steps", type=cli.natural, default=500, help=f"or half of all, if less ({number})"
     )
     parser.add_argument("--adam-weight-decay", type=cli.not_negative, default=1e-6, help=number)
-    parser.add_argument("--ema-max-decay", type=cli.not_negative, default=0.9995, help=number)
+    parser.add_argument("--ema-max-decay", type=cli.share, default=0.9995, help=number)
     parser.add_argument(
         "--min-snr-gamma", type=cli.positive_float, help="weigh the loss by min-SNR, 5 is usual (default: no)"
     )

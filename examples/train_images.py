@@ -45,7 +45,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--weight-decay", type=cli.not_negative, default=0.0, help="of AdamW (default: %(default)s)"
     )
-    parser.add_argument("--ema-decay", type=float, default=0.9995, help="default: %(default)s")
+    parser.add_argument(
+        "--ema-decay",
+        type=cli.share,
+        default=0.9995,
+        help="of the average that draws, from 0 to below 1 (default: %(default)s)",
+    )
     return parser.parse_args()
 
 

@@ -90,6 +90,12 @@ class Backend:
     def __repr__(self) -> str:
         return f"Backend({self.device!r}, {self.xp.__name__}, {len(self.kernels)} kernels)"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return get_backend, (self.device,)  # another process has a backend of this name of its own
+
+    def __deepcopy__(self, memo: Any) -> Backend:
+        return self
+
 
 _registered: dict[str, Backend] = {}
 _by_type: dict[type, Backend] = {}  # a cache of `backend_of`
@@ -183,6 +189,11 @@ def is_array(x: Any) -> bool:
 
 
 def _find(array: Array) -> Backend:
+    if isinstance(array, np.matrix | np.ma.MaskedArray):
+        raise TypeError(
+            f"expected an array, got a {type(array).__name__}, whose operators mean something else; "
+            "take np.asarray(x), after x.filled(...) if some of it is masked"
+        )
     owners = [b for b in _registered.values() if isinstance(array, b.array_type)]
     if owners:
         return max(owners, key=lambda b: len(b.array_type.__mro__))  # a subclass before its base

@@ -39,6 +39,7 @@ __all__ = [
     "positive_float",
     "run",
     "save_arrays",
+    "share",
     "train",
     "with_sampler",
 ]
@@ -83,6 +84,11 @@ def positive_float(text: str) -> float:
 def not_negative(text: str) -> float:
     """A number of at least 0, for argparse."""
     return _fitting(float(text), 0 <= float(text) < math.inf, "at least 0")
+
+
+def share(text: str) -> float:
+    """A number from 0 to less than 1, for argparse."""
+    return _fitting(float(text), 0 <= float(text) < 1, "from 0 to less than 1")
 
 
 def _seed(text: str) -> int:

@@ -78,9 +78,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     ------
     Path
         Where to write instead: a new name in the same folder, with the same suffix. After an exception it is
-        deleted and `path` is as it was.
+        deleted and `path` is as it was. A device or a pipe, such as /dev/null, is itself what is written to.
     """
     path = Path(path)
+    if path.is_char_device() or path.is_fifo():  # which a file would take the place of
+        yield path
+        return
     temporary = _beside(path, path.suffix)
     try:
         yield temporary

@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def batch_indices(step: int, size: int, batch: int, seed: int) -> np.ndarray[Any
     return order[start : start + batch]
 
 
+@lru_cache(maxsize=2)  # a batch may span two; sorting a million images takes a tenth of a second
 def _permutation(size: int, epoch: int, seed: int) -> np.ndarray[Any, Any]:
     rng = Generator(seed)
     rng.state = {"seed": seed, "counter": epoch << 32}
@@ -147,6 +149,7 @@ class Trainer:
             shutil.rmtree(self.output_dir / "checkpoints", ignore_errors=True)
             (self.output_dir / "metrics.jsonl").unlink(missing_ok=True)
         if restart or not found:
+            self._forget_metrics_after(0)
             return False
         folder, saved = found[-1], read_checkpoint(found[-1])
         self._check_same_settings(folder, saved)
@@ -172,7 +175,10 @@ class Trainer:
             If the loss or a gradient is not finite. The last checkpoint is from before.
         MemoryError
             If a batch does not fit. The last checkpoint is from before.
+        ValueError
+            If the optimizer trains what is not a parameter of the model.
         """
+        self._check_parameters()
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.baseline = self._loss_of_zero()
         self._differentiate = LossAndGradients(self.model, self.loss, self.rng, self.optimizer.trained)
@@ -197,6 +203,15 @@ class Trainer:
             if self.step < self.steps:
                 self._save()
         return self.step == self.steps
+
+    def _check_parameters(self) -> None:
+        mine = set(self.model.parameters().values())
+        strangers = [name for name, p in self.optimizer.trained.items() if p not in mine]
+        if strangers:
+            raise ValueError(
+                f"Trainer: {strangers[0]!r} of the optimizer is not a parameter of the model; make the optimizer, "
+                "and the EMA, after the last layer was put into the model"
+            )
 
     def _one_step(self) -> tuple[float, float]:
         """Train on one batch; return the loss and the norm of its gradient."""
@@ -302,27 +317,39 @@ class Trainer:
         if not path.exists():
             return
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        kept = [line for line in lines if _step_of(line) <= step]
         with atomic_path(path) as unfinished:
             unfinished.write_text("".join(kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    """The step that a line of metrics tells of; infinity if the disk was full before its end."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (KeyError, TypeError, ValueError):
+        return math.inf
 
 
 @contextmanager
 def _interrupt_at_step_end() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into an event that the loop looks at between steps; the second one interrupts.
 
-    Signals reach the main thread only; elsewhere Ctrl-C stays what it is.
+    Signals reach the main thread only; elsewhere Ctrl-C stays what it is. So it does where it is ignored, as a shell
+    tells the programs to do that it starts in the background.
     """
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield event
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def handler(number: int, frame: Any) -> None:
         event.set()
         signal.signal(signal.SIGINT, before)
-        print("\ninterrupted: saving a checkpoint (Ctrl-C again to stop at once)", file=sys.stderr)
+        with suppress(
+            OSError, RuntimeError, ValueError
+        ):  # in the middle of another print, or nobody reads it
+            print("\ninterrupted: saving a checkpoint (Ctrl-C again to stop at once)", file=sys.stderr)
 
     signal.signal(signal.SIGINT, handler)
     try:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
+import functools
 import gc
+import signal
+import sys
 import threading
 import tracemalloc
 import weakref
@@ -65,6 +69,34 @@ def test_a_chain_of_20000_operations_can_be_dropped(function: Callable[[Any], An
         return gc.collect() >= 0
 
     assert in_a_small_stack(chain)
+
+
+def test_ctrl_c_while_a_history_is_dropped_keeps_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python cannot raise it out of there; but memory must not grow from then on."""
+
+    class Interrupt:
+        __del__ = staticmethod(_thread.interrupt_main)  # no code of Python's: it arrives in the loop
+
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: ignored.append(what.exc_type))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with record():
+            h: Any = Parameter(A)
+            for i in range(9):
+                h = h + 1.0
+                if i == 5:
+                    h.node.pull = functools.partial(lambda _, pull, dy: pull(dy), Interrupt(), h.node.pull)
+        del h
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ignored == [KeyboardInterrupt]
+    with record():
+        h = ops.exp(Parameter(A))
+        kept = weakref.ref(h.data)
+        loss = ops.sum(h * h)
+    del h, loss
+    assert kept() is None
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def unet(**options: Any) -> UNet2DModel:
         (cli.natural, ["0", "7"], ["-1"]),
         (cli.positive_float, ["1e-9", "3"], ["0", "-1", "nan", "inf"]),
         (cli.not_negative, ["0", "1e-9"], ["-1e-9", "nan", "inf"]),
+        (cli.share, ["0", "0.9995"], ["-0.1", "1", "nan"]),
     ],
 )
 def test_numbers_are_checked_before_any_work(kind: Any, good: list[str], bad: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import StringIO
 from pathlib import Path
 
@@ -33,6 +34,23 @@ def test_one_sub_folder_is_no_class_and_hidden_files_do_not_count(tmp_path: Path
     (tmp_path / "notes.txt").write_text("no picture either")
     dataset = load_folder(tmp_path, 5, channels=1)
     assert (len(dataset), dataset.labels, dataset.class_names) == (1, None, ())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    """A class of which the pictures lie elsewhere is one of the classes."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "pictures"
+    for place in (elsewhere, folder / "cats", folder / "owls"):
+        place.mkdir(parents=True)
+        write_picture(place / "a.png", levels(4, 4))
+    (folder / "dogs").symlink_to(elsewhere)
+    (folder / "cats" / "back").symlink_to(folder)
+    (folder / "owls" / "cats").symlink_to(folder / "cats")
+    (folder / "owls" / "nothing.png").symlink_to(folder / "missing.png")
+    dataset = load_folder(folder, 4)
+    assert dataset.class_names == ("cats", "dogs", "owls")
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("wide", [True, False])

@@ -140,6 +140,20 @@ def test_after_an_exception_the_old_file_stays_and_nothing_else(
 
 
 @posix
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_device_or_a_pipe_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:
+    """Or `--output /dev/null`, typed by root in a container, would put a file in its place."""
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    with atomic_path(pipe) as where:
+        assert where == pipe
+    assert pipe.is_fifo()
+    with atomic_path("/dev/null") as where:
+        assert where == Path("/dev/null")
+        where.write_text("nothing")
+    assert where.is_char_device()
+
+
 def test_file_gets_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     with atomic_path(tmp_path / "ours") as temporary:

@@ -192,7 +192,14 @@ ARGUMENTS = [
 
 def start(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--output-dir", str(folder), *ARGUMENTS]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipe = subprocess.PIPE
+
+    def listen() -> None:
+        """To Ctrl-C, which whoever started the tests may have told them to ignore."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    before = None if os.name == "nt" else listen
+    return subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, preexec_fn=before)
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:

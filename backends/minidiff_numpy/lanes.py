@@ -78,17 +78,14 @@ def each(function: Callable[[T], object], items: Iterable[T], *, multiplications
     """
     work = list(items)
     lanes = min(count(), len(work))
-    if not _busy.acquire(blocking=False):
+    if _busy.locked():
         _alone(function, work)
         return
-    try:
-        with _single_threaded_blas():
-            if lanes < 2 or multiplications < _WORTH:
-                _alone(function, work)
-            else:
-                _share(function, iter(work), lanes)
-    finally:
-        _busy.release()
+    with _busy, _single_threaded_blas():
+        if lanes < 2 or multiplications < _WORTH:
+            _alone(function, work)
+        else:
+            _share(function, iter(work), lanes)
 
 
 def _alone(function: Callable[[T], object], work: Iterable[T]) -> None:
@@ -112,17 +109,42 @@ def _share(function: Callable[[T], object], work: Iterator[T], lanes: int) -> No
         except BaseException as error:
             errors.append(error)
 
-    helpers = _helpers(lanes - 1)
-    done: SimpleQueue[None] = SimpleQueue()
-    while len(_shared_buffers) < len(helpers):
+    try:
+        _everywhere(take, lanes - 1, errors)
+        if errors:
+            raise errors[0]
+    finally:
+        errors.clear()  # an error refers to this frame: together they would keep arrays until garbage is collected
+
+
+def _everywhere(take: Callable[[], None], workers: int, errors: list[BaseException]) -> None:
+    """Call `take` here and in so many workers, and wait for them.
+
+    Ctrl-C may come at any moment. Then, too, the caller waits: buffers of the workers, and arrays that they write to,
+    are about to be used for something else.
+    """
+    finished: list[None] = []  # an item for each worker
+    wake: SimpleQueue[None] = SimpleQueue()
+
+    def done() -> None:
+        finished.append(None)
+        wake.put(None)
+
+    inboxes = _helpers(workers)
+    while len(_shared_buffers) < len(inboxes):
         _shared_buffers.append({})
-    for inbox, buffers in zip(helpers, _shared_buffers, strict=False):
-        inbox.put((contextvars.copy_context(), take, done, buffers))
-    take()
-    for _ in helpers:
-        done.get()
-    if errors:
-        raise errors[0]
+    tasks = [(contextvars.copy_context(), take, done, _shared_buffers[i]) for i in range(len(inboxes))]
+    handing_out = zip(inboxes, tasks, strict=True)
+    while True:
+        try:
+            for inbox, task in handing_out:
+                inbox.put(task)
+            take()
+            while len(finished) < len(inboxes):
+                wake.get()
+            return
+        except BaseException as error:
+            errors.append(error)
 
 
 def _helpers(number: int) -> list[SimpleQueue[Any]]:
@@ -130,7 +152,11 @@ def _helpers(number: int) -> list[SimpleQueue[Any]]:
     if not _workers:
         for core in itertools.islice(itertools.cycle(_cores()), _count):
             inbox: SimpleQueue[Any] = SimpleQueue()
-            threading.Thread(target=_serve, args=(inbox, core), name="minidiff-lane", daemon=True).start()
+            thread = threading.Thread(target=_serve, args=(inbox, core), name="minidiff-lane", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads for this process, or none any more at its end
+                break
             _workers.append((core, inbox))
     here = _current_core()
     return [inbox for _, inbox in sorted(_workers, key=lambda worker: worker[0] == here)][:number]
@@ -145,7 +171,7 @@ def _serve(inbox: SimpleQueue[Any], core: int) -> None:
     while (task := inbox.get()) is not None:
         context, take, done, _own.buffers = task
         context.run(take)
-        done.put(None)
+        done()
         del task, context, take, done  # what it worked on is the caller's to keep or free
 
 

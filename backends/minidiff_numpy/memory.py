@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import threading
 from bisect import bisect
 from collections import deque
@@ -25,13 +26,14 @@ Array: TypeAlias = np.ndarray[Any, Any]
 _LARGE = 1 << 18  # bytes; smaller arrays are left to NumPy
 _CHUNK = 1 << 28  # bytes, of which the system gives those that are written to
 _PAGE = 4096
+_OWN = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}  # or forks would share it
 
 
 class _Chunk:
     """Memory from the system, and the gaps in it: where they begin and end, in order."""
 
     def __init__(self, size: int) -> None:
-        memory = mmap.mmap(-1, size)
+        memory = mmap.mmap(-1, size, **_OWN)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a system without them
                 memory.madvise(mmap.MADV_HUGEPAGE)
@@ -88,6 +90,10 @@ class _Pool:
             assert begin is not None
             return chunk, begin
 
+    def after_fork(self) -> None:
+        """The lock may be held by a thread of the parent, which the child does not have."""
+        self._lock = threading.Lock()
+
     def take_back(self, chunk: _Chunk, begin: int, size: int) -> None:
         """Note that something is not in use any more; for `__del__`, which comes whenever it likes."""
         self._returned.append((chunk, begin, size))
@@ -100,6 +106,8 @@ class _Pool:
 
 
 _pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _pool.after_fork())
 
 
 class _Loan:

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from minidiff.autodiff.recording import current, named, record, recording_as
 from minidiff.autodiff.tensor import Node, Parameter, Parameters, Tensor, stop_gradient
-from minidiff.backend import Array, backend_of
+from minidiff.backend import Array, backend_of, is_array
 from minidiff.random import observe_draws, replay_draws
 
 __all__ = ["Gradients", "backward", "checkpoint", "value_and_grad"]
@@ -110,11 +110,17 @@ def backward(loss: Tensor) -> Gradients:
         raise TypeError(
             "backward: the loss has no history; compute it from parameters inside `with minidiff.record():`"
         )
-    if loss.shape != ():
-        raise ValueError(f"backward: only a scalar can be differentiated, the loss has shape {loss.shape}")
+    _check_scalar(loss)
     names = loss.node.recording.names if loss.node.recording else {}
     with recording_as(None):
         return Gradients(_flow(loss.node, backend_of(loss.data).xp.ones_like(loss.data)), names)
+
+
+def _check_scalar(loss: Array) -> None:
+    if tuple(loss.shape) != ():
+        raise ValueError(
+            f"backward: only a scalar can be differentiated, the loss has shape {tuple(loss.shape)}"
+        )
 
 
 def value_and_grad(
@@ -133,7 +139,8 @@ def value_and_grad(
     -------
     callable
         Takes the arguments of `fn`; returns `(value, gradients)`: a plain array, and an
-        array of each parameter's shape under its name.
+        array of each parameter's shape under its name, which are to be read, as `Gradients` are.
+        It raises TypeError if `fn` returns no array, and ValueError if that is not of shape ().
 
     Examples
     --------
@@ -148,6 +155,11 @@ def value_and_grad(
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> tuple[Array, dict[str, Array]]:
         with record(parameters):
             loss = fn(*args, **kwargs)
+        if not is_array(loss):  # float(loss), a tuple, None: what they depend on is not known
+            raise TypeError(
+                f"value_and_grad: the function must return one array of shape (), not {type(loss).__name__}"
+            )
+        _check_scalar(loss)
         grads = backward(loss) if isinstance(loss, Tensor) else Gradients({}, {})
         return stop_gradient(loss), {name: grads.wrt(p) for name, p in named(parameters).items()}
 

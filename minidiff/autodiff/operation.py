@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, overload
 
 import numpy as np
 
 from minidiff.autodiff.recording import current
 from minidiff.autodiff.tensor import Node, Tensor
-from minidiff.backend import Array, Backend, backend_of, is_array
+from minidiff.backend import Array, Backend, backend_of, get_backend, is_array
 
 __all__ = ["op"]
 
@@ -69,6 +70,8 @@ def op(rule: Any = None, /, *, check: Callable[..., object] | None = None) -> An
         options = {**defaults, **options}
         arrays = [_plain(x) for x in inputs]
         backend = _common_backend(name, arrays)
+        if backend is None:
+            backend, arrays = _of_scalars(name, inputs)
         try:
             y, vjp = _run(backend, name, rule, check, arrays, options)
         except Exception as error:
@@ -116,7 +119,7 @@ def _plain(x: Any) -> Any:
     return x.item() if isinstance(x, np.generic) else x
 
 
-def _common_backend(name: str, arrays: list[Any]) -> Backend:
+def _common_backend(name: str, arrays: list[Any]) -> Backend | None:
     found = None
     for x in arrays:
         if is_array(x):
@@ -127,15 +130,21 @@ def _common_backend(name: str, arrays: list[Any]) -> Backend:
                     f"({', '.join(map(_describe, arrays))}); move one, for instance with module.to({backend.device!r})"
                 )
             found = backend
-    if found is None:
-        raise TypeError(f"{name}: expected at least one array, got ({', '.join(map(_describe, arrays))})")
     return found
+
+
+def _of_scalars(name: str, inputs: Sequence[Any]) -> tuple[Backend, list[Any]]:
+    """NumPy's operators make scalars of its arrays of shape (): they are arrays where there are no others."""
+    arrays = [np.asarray(x) if isinstance(x, np.generic) else x for x in inputs]
+    if not any(map(is_array, arrays)):
+        raise TypeError(f"{name}: expected at least one array, got ({', '.join(map(_describe, arrays))})")
+    return get_backend("cpu"), arrays
 
 
 def _describe(x: Any) -> str:
     if is_array(x):
         return f"{str(x.dtype).rpartition('.')[2]} array of shape {tuple(x.shape)}"
-    return repr(x)
+    return reprlib.repr(x)  # a list may be long
 
 
 def _pull(

@@ -38,9 +38,17 @@ def is_recording() -> bool:
     return current.get() is not None
 
 
-def named(parameters: Parameters) -> dict[str, Parameter]:
-    """The parameters of a module, or of a mapping, by name."""
-    return dict(parameters if isinstance(parameters, Mapping) else parameters.parameters())
+def named(parameters: Parameters, owner: str = "record") -> dict[str, Parameter]:
+    """The parameters of a module or mapping by name, or an error of `owner` that says what else was given."""
+    if not isinstance(parameters, Mapping) and not hasattr(parameters, "parameters"):
+        raise TypeError(
+            f"{owner}: expected a module or a mapping of names to Parameters, got {type(parameters).__name__}"
+        )
+    found = dict(parameters if isinstance(parameters, Mapping) else parameters.parameters())
+    for name, p in found.items():
+        if not isinstance(p, Parameter):
+            raise TypeError(f"{owner}: {name!r} is a {type(p).__name__}, not a Parameter")
+    return found
 
 
 @contextmanager
@@ -67,6 +75,8 @@ def record(parameters: Parameters | None = None) -> Iterator[None]:
     ------
     RuntimeError
         If a recording is already under way: only first derivatives exist.
+    TypeError
+        If `parameters` are neither a module nor a mapping to Parameters.
 
     Examples
     --------

@@ -112,6 +112,15 @@ class Tensor:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Refuse what NumPy would do element by element, and without a history."""
+        raise TypeError(
+            f"NumPy's functions do not take {self!r}: use those of minidiff.ops, or its plain array, tensor.data"
+        )
+
+    def __format__(self, spec: str) -> str:
+        return format(self.data, spec) if spec else repr(self)
+
     def __float__(self) -> float:
         return float(self.data)
 
@@ -127,13 +136,22 @@ class Parameter(Tensor):
 
     Parameters
     ----------
-    data : array
+    data : array of floating numbers
         Its value, which may be assigned at any time outside `record()`.
+
+    Raises
+    ------
+    TypeError
+        If `data` is no array, or of integers, which no gradient can change by less than 1.
     """
 
     __slots__ = ()
 
     def __init__(self, data: Array) -> None:
+        backend_of(data)  # raises for what is no array
+        if isinstance(data, Tensor) or "float" not in str(data.dtype):
+            what = f"{type(data).__name__} of {data.dtype}"
+            raise TypeError(f"Parameter: expected a plain array of floating numbers, got {what}")
         super().__init__(data, Node(None, None))
 
 
@@ -178,9 +196,11 @@ class Node:
             return
         dying = local.dying = [pull]
         del pull
-        while dying:
-            dying.pop()
-        del local.dying
+        try:
+            while dying:
+                dying.pop()
+        finally:  # Ctrl-C, too, may come here
+            del local.dying
 
 
 def stop_gradient(x: Any) -> Array:

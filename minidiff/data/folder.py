@@ -6,6 +6,7 @@ array. Bad files among thousands should not be found one at a time: all are trie
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ def load_folder(folder: str | Path, size: int, channels: int = 3) -> Dataset:
     ----------
     folder : str or Path
         Holds .png, .jpg, .webp, .bmp or .gif files (the first frame counts). If all of them are in two or
-        more sub-folders, these are the classes, in alphabetical order; otherwise there are no labels. Hidden
-        files and folders are left out.
+        more sub-folders, these are the classes, in alphabetical order; otherwise there are no labels. Links to
+        folders are followed; hidden files and folders are left out.
     size : int
         Height and width of the result, in pixels.
     channels : {3, 1}
@@ -62,14 +63,21 @@ def load_folder(folder: str | Path, size: int, channels: int = 3) -> Dataset:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The paths of all pictures in `folder` and below, sorted; nothing hidden."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in FORMATS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    """The paths of all pictures in `folder` and below, also where links lead, sorted; nothing hidden."""
+    return sorted(_below(folder, ()))
+
+
+def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    here = folder.resolve()
+    if here in above:  # a link that leads back
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.suffix.lower() in FORMATS and path.is_file():
+            yield path
+        elif path.is_dir():
+            yield from _below(path, (*above, here))
 
 
 def _classes(parts: list[tuple[str, ...]]) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:

@@ -1,4 +1,4 @@
-"""A module is an object whose attributes are parameters, modules, or lists of them."""
+"""A module is an object whose attributes are parameters, modules, or lists, tuples and dicts of them."""
 
 from __future__ import annotations
 
@@ -104,19 +104,27 @@ def _moved(array: Array, backend: Backend, dtype: Any) -> Array:
     return backend.xp.astype(array, find_dtype(backend.xp, dtype))
 
 
+_SEQUENCES = (list, tuple)
+_HOLDERS = (Parameter, Module, dict, *_SEQUENCES)
+
+
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a module or a list holds, under the names that stand in dotted paths."""
+    """What a module, a list or a dict holds, under the names that stand in dotted paths."""
     if isinstance(value, Module):
         yield from vars(value).items()
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, dict):
+        yield from ((str(key), child) for key, child in value.items())
+    elif isinstance(value, _SEQUENCES):
         yield from ((str(index), child) for index, child in enumerate(value))
 
 
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Parameter]]:
     if isinstance(value, Parameter):
         yield path, value
+        return
     for name, child in _children(value):
-        yield from _walk(child, f"{path}.{name}" if path else name)
+        if isinstance(child, _HOLDERS):  # few things are
+            yield from _walk(child, f"{path}.{name}" if path else name)
 
 
 def _listing(value: Any) -> Iterator[str]:

@@ -89,6 +89,8 @@ def _gelu_tanh(xp: Any, x: Array) -> tuple[Array, Callable[[], Array]]:
 @op
 def softmax(xp: Any, x: Any, /, *, axis: int = -1) -> Any:
     """exp(x) / sum(exp(x)) along one axis, in float32 at least."""
+    if 0 in x.shape:  # there may be no greatest number along the axis
+        return x, lambda dy: (dy,)
     wide = widen(xp, x)
     e = xp.exp(wide - xp.max(wide, axis=axis, keepdims=True))
     p = e / xp.sum(e, axis=axis, keepdims=True)
@@ -98,6 +100,8 @@ def softmax(xp: Any, x: Any, /, *, axis: int = -1) -> Any:
 @op
 def log_softmax(xp: Any, x: Any, /, *, axis: int = -1) -> Any:
     """log(softmax(x)) without its loss of precision, in float32 at least."""
+    if 0 in x.shape:
+        return x, lambda dy: (dy,)
     wide = widen(xp, x)
     shifted = wide - xp.max(wide, axis=axis, keepdims=True)
     y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))

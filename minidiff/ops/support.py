@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -149,7 +150,7 @@ def pair(value: int | tuple[int, int]) -> tuple[int, int]:
 def check_array(name: str, what: str, x: Any) -> None:
     """Raise TypeError unless `x` is an array (None passes)."""
     if x is not None and not is_array(x):
-        raise TypeError(f"{name}: {what} must be an array, got {x!r}")
+        raise TypeError(f"{name}: {what} must be an array, got {reprlib.repr(x)}")
 
 
 def check_floating(name: str, **arrays: Any) -> None:

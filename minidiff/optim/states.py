@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import array_api_compat
 
 from minidiff.autodiff import Parameter, Parameters
+from minidiff.autodiff.recording import named
 from minidiff.backend import Array, backend_of
 from minidiff.ops.support import dtype_name, widen
 
@@ -14,18 +15,11 @@ __all__ = ["copied", "loaded", "named_parameters", "wide_zeros"]
 
 
 def named_parameters(owner: str, parameters: Parameters) -> dict[str, Parameter]:
-    """The parameters of a module or mapping by name, or an error that says what else was given."""
-    if not isinstance(parameters, Mapping) and not hasattr(parameters, "parameters"):
-        raise TypeError(
-            f"{owner}: expected a module or a mapping of names to Parameters, got {type(parameters).__name__}"
-        )
-    named = dict(parameters if isinstance(parameters, Mapping) else parameters.parameters())
-    for name, p in named.items():
-        if not isinstance(p, Parameter):
-            raise TypeError(f"{owner}: {name!r} is a {type(p).__name__}, not a Parameter")
-    if not named:
+    """The parameters of a module or mapping by name, one at least, or an error that says what else was given."""
+    found = named(parameters, owner)
+    if not found:
         raise ValueError(f"{owner}: there are no parameters")
-    return named
+    return found
 
 
 def wide_zeros(x: Array) -> Array:
