@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -210,24 +211,45 @@ def test_what_is_written_is_read_again(sampler: Sampler, tmp_path: Path) -> None
     assert path == tmp_path / "scheduler" / "scheduler_config.json"
     again = Sampler.from_config(tmp_path)
     assert type(again) is type(sampler)
-    assert again.config == sampler.config
+    assert again.config == {**sampler.config, "_use_default_values": again.config["_use_default_values"]}
     assert [p.name for p in path.parent.iterdir()] == ["scheduler_config.json"]
 
 
 def test_what_a_file_holds(tmp_path: Path) -> None:
-    """What the network was trained for, always; other options where they differ; diffusers' names."""
-    path = DDIM(beta_schedule="cosine", prediction_type="v_prediction", clip_sample=False).save_config(
-        tmp_path
-    )
-    assert json.loads(path.read_text()) == {
+    """Of diffusers 0.42.1, all options, under its names; of ours those that are not at their defaults."""
+    sampler = DDIM(beta_schedule="cosine", prediction_type="v_prediction", clip_sample=False)
+    theirs = {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": 1000,
         "beta_schedule": "squaredcos_cap_v2",
         "beta_start": 0.0001,
         "beta_end": 0.02,
+        "trained_betas": None,
         "prediction_type": "v_prediction",
         "clip_sample": False,
+        "clip_sample_range": 1.0,
+        "set_alpha_to_one": True,
+        "steps_offset": 0,
+        "thresholding": False,
+        "dynamic_thresholding_ratio": 0.995,
+        "sample_max_value": 1.0,
+        "timestep_spacing": "leading",
+        "rescale_betas_zero_snr": False,
     }
+    assert json.loads(sampler.save_config(tmp_path).read_text()) == theirs
+    sampler.eta = 0.5
+    assert json.loads(sampler.save_config(tmp_path).read_text()) == {**theirs, "eta": 0.5}
+    single = DPMSolverSinglestep().save_config(tmp_path).read_text()
+    assert "timestep_spacing" not in single
+    assert json.loads(single)["lambda_min_clipped"] == -math.inf
+    assert DPMSolverSinglestep.from_config(tmp_path).lambda_min_clipped == -math.inf
+
+
+def test_what_a_file_says_holds_for_every_sampler(tmp_path: Path) -> None:
+    """As in a file that diffusers wrote: how DDPM spaces timesteps, though in memory nobody chose it."""
+    DDPM(beta_schedule="cosine").save_config(tmp_path)
+    assert Heun.from_config(tmp_path).timestep_spacing == "leading"
+    assert Heun.from_config(DDPM(beta_schedule="cosine").config).timestep_spacing == "linspace"
 
 
 def test_a_sampler_of_ones_own_keeps_its_parents_name() -> None:

@@ -89,11 +89,9 @@ def _today(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_options(config: Mapping[str, Any], folder: Path) -> Path:
-    """Write the options of a configuration that somebody chose into the folder's file."""
+    """Write a configuration into the folder's file, under diffusers' names."""
     kept = {
-        key: DIFFUSERS.get(value, value) if key == "beta_schedule" else value
-        for key, value in config.items()
-        if key != UNCHOSEN and key not in config[UNCHOSEN]
+        key: DIFFUSERS.get(value, value) if key == "beta_schedule" else value for key, value in config.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / FILE) as unfinished:

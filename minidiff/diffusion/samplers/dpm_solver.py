@@ -153,6 +153,7 @@ class DPMSolverSinglestep(_DPMSolver):
     diffusers_name: ClassVar[str] = "DPMSolverSinglestepScheduler"
     algorithms: ClassVar[tuple[str, ...]] = ("dpmsolver", "dpmsolver++", "sde-dpmsolver++")
     has_spacings: ClassVar[bool] = False
+    extras: ClassVar[frozenset[str]] = _DPMSolver.extras | {"timestep_spacing", "steps_offset"}
 
     lower_order_final: bool = False
 

@@ -86,6 +86,9 @@ class Sampler:
     num_train_timesteps: int = 1000
 
     diffusers_name: ClassVar[str] = ""  # the class whose numbers these are
+    extras: ClassVar[frozenset[str]] = frozenset(  # that no file of diffusers holds
+        {"eta", "use_clipped_model_output", "s_churn", "s_tmin", "s_tmax", "s_noise", "order"}
+    )
     not_saved: ClassVar[frozenset[str]] = frozenset({"schedule"})
     calls_per_step: ClassVar[int] = 1  # with two, every second point lies inside a step
 
@@ -177,9 +180,14 @@ class Sampler:
     def save_config(self, folder: str | Path) -> Path:
         """Write `scheduler_config.json`, which `from_config` and diffusers read, into a folder; return its path.
 
-        It holds what `config` holds, without the options that nobody chose, whose defaults are those of diffusers.
+        As there, it holds all of `config`, also the options that nobody chose: whoever reads the file takes them as
+        chosen. Options that diffusers has not, or only in `step`, are in it if they are not at their defaults.
         """
-        return write_options(self.config, Path(folder))
+        config = self.config
+        left_out = {key for key in config.pop(UNCHOSEN) if key in self.extras}
+        return write_options(
+            {key: value for key, value in config.items() if key not in left_out}, Path(folder)
+        )
 
     def __repr__(self) -> str:
         changed = [
