@@ -14,6 +14,7 @@ from minidiff.diffusion import (
     PREDICTION_TYPES,
     SAMPLERS,
     Euler,
+    GaussianDiffusion,
     NoiseSchedule,
     classifier_free_guidance,
     make_sampler,
@@ -21,6 +22,7 @@ from minidiff.diffusion import (
 )
 from minidiff.random import Generator
 from tests.diffusers_dummy import SHAPE, dummy_model, ramp
+from tests.gaussian_denoiser import STD, GaussianDenoiser
 
 # --- the loop
 
@@ -154,3 +156,13 @@ def test_half_precision_in_and_out(name: str) -> None:
     x = sample(lambda x, _: x, SHAPE, sampler, steps=5, rng=Generator(0), initial=initial)
     assert x.dtype == np.float16
     assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"lcm"}))  # which is for networks of its own
+def test_every_sampler_draws_from_a_cosine_schedule_in_few_steps(name: str) -> None:
+    """Gaussian images from a perfect network: how far they spread is known. At the last timestep sigma is 20,000."""
+    diffusion = GaussianDiffusion(NoiseSchedule(beta_schedule="cosine"), prediction_type="epsilon")
+    denoise = GaussianDenoiser(diffusion.schedule)
+    x = diffusion.sample(denoise, (16, 1, 8, 8), sampler=name, steps=15, rng=Generator(0))
+    assert x.std() == pytest.approx(STD, rel=0.25)
+    assert abs(x.mean()) < 0.05

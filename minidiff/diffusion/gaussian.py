@@ -19,7 +19,13 @@ from minidiff.random import Generator
 __all__ = ["GaussianDiffusion"]
 
 # Guidance overshoots and clipping pulls back: then the noise must follow the clipped image, or digits turn to mud.
-_OPTIONS: dict[str, dict[str, Any]] = {"ddim": {"use_clipped_model_output": True}}
+# At the last timestep of a cosine schedule sigma is 20,000: a slope from the end of a step that begins there is
+# multiplied by its length, so what takes such slopes begins earlier.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "ddim": {"use_clipped_model_output": True},
+    "heun": {"timestep_spacing": "leading"},
+    "kdpm2-ancestral": {"timestep_spacing": "leading"},
+}
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ class Heun(SigmaSampler):
 
     n steps ask the network 2 n - 1 times, and `timesteps` is as long: the second of two equal timesteps begins a step.
 
+    With few steps "linspace" spoils images of a cosine schedule, whose last sigma is 20,000; "leading" begins at a
+    lower one.
+
     Parameters
     ----------
     schedule, **options
