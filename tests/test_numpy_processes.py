@@ -121,24 +121,22 @@ def test_ctrl_c_waits_for_the_lanes_which_take_no_more_work() -> None:
 
     def work(i: int) -> None:
         begun.append(i)
-        if i < 2:
-            both.wait()
-        if threading.current_thread() is not main:
-            time.sleep(0.5)  # the caller has nothing to do meanwhile, and waits
+        both.wait()
+        if threading.current_thread() is not main:  # the caller has nothing to do meanwhile, and waits
+            time.sleep(0.1)
+            interrupted(0).join()
+            time.sleep(0.2)
         ended.append(i)
 
-    timer = interrupted(0.2)
     try:
         with pytest.raises(KeyboardInterrupt):
             each(work, range(2))
         assert sorted(begun) == sorted(ended) == [0, 1]
-        timer = interrupted(0.2)
         with pytest.raises(KeyboardInterrupt):
-            each(lambda i: time.sleep(0.01), range(1000))
+            each(lambda i: time.sleep(0.001) if i else interrupted(0), range(100_000))
         each(ended.append, [2, 3])
         assert sorted(ended) == [0, 1, 2, 3]
     finally:
-        timer.join()
         signal.signal(signal.SIGINT, handler)
         lanes.set_num_threads(before)
 

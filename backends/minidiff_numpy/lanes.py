@@ -20,7 +20,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -96,13 +96,13 @@ def _alone(function: Callable[[T], object], work: Iterable[T]) -> None:
 def _share(function: Callable[[T], object], work: Iterator[T], lanes: int) -> None:
     """Let the caller and `lanes` - 1 workers take items until there are none; raise the first error."""
     turn, end = threading.Lock(), object()
-    errors: list[BaseException] = []
+    errors: list[Any] = []  # if there is something in it, no more work is taken
 
     def take() -> None:
         try:
-            while not errors:
+            while True:
                 with turn:
-                    item: Any = next(work, end)
+                    item: Any = end if errors else next(work, end)
                 if item is end:
                     return
                 function(item)
@@ -114,31 +114,33 @@ def _share(function: Callable[[T], object], work: Iterator[T], lanes: int) -> No
         if errors:
             raise errors[0]
     finally:
-        errors.clear()  # an error refers to this frame: together they would keep arrays until garbage is collected
+        errors[:] = [None] * len(errors)  # an error and this frame would keep each other, and arrays
 
 
-def _everywhere(take: Callable[[], None], workers: int, errors: list[BaseException]) -> None:
+def _everywhere(take: Callable[[], None], workers: int, errors: list[Any]) -> None:
     """Call `take` here and in so many workers, and wait for them.
 
     Ctrl-C may come at any moment. Then, too, the caller waits: buffers of the workers, and arrays that they write to,
-    are about to be used for something else.
+    are about to be used for something else. A worker that an interrupted caller tells twice finds no work left.
     """
-    finished: list[None] = []  # an item for each worker
+    finished: set[int] = set()
     wake: SimpleQueue[None] = SimpleQueue()
 
-    def done() -> None:
-        finished.append(None)
+    def done(worker: int) -> None:
+        finished.add(worker)
         wake.put(None)
 
-    inboxes = _helpers(workers)
+    inboxes, told = _helpers(workers), 0
     while len(_shared_buffers) < len(inboxes):
         _shared_buffers.append({})
-    tasks = [(contextvars.copy_context(), take, done, _shared_buffers[i]) for i in range(len(inboxes))]
-    handing_out = zip(inboxes, tasks, strict=True)
+    tasks = [
+        (contextvars.copy_context(), take, partial(done, i), _shared_buffers[i]) for i in range(len(inboxes))
+    ]
     while True:
         try:
-            for inbox, task in handing_out:
-                inbox.put(task)
+            while told < len(inboxes):
+                inboxes[told].put(tasks[told])
+                told += 1
             take()
             while len(finished) < len(inboxes):
                 wake.get()
@@ -171,8 +173,9 @@ def _serve(inbox: SimpleQueue[Any], core: int) -> None:
     while (task := inbox.get()) is not None:
         context, take, done, _own.buffers = task
         context.run(take)
+        del task, context, take  # what it worked on is the caller's to keep or free
         done()
-        del task, context, take, done  # what it worked on is the caller's to keep or free
+        del done
 
 
 @lru_cache(maxsize=1)
