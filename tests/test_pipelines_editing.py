@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -145,3 +146,13 @@ def test_nothing_is_put_back_inside_a_step() -> None:
     after = _kept(sampler, known, 0 * known, lambda: 0 * known)
     changed = [i for i in range(1, len(sampler.points)) if (after(i, known + 9) != known + 9).any()]
     assert changed == [2, 4, 5]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_images_of_any_floating_type_are_taken(dtype: str) -> None:
+    images = pictures().astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
+    generator = [Generator(3) for _ in images]
+    got = image_to_image(gaussian(), images, generator=generator, steps=3)
+    generator = [Generator(3) for _ in images]
+    expected = image_to_image(gaussian(), images.astype(np.float32), generator=generator, steps=3)
+    np.testing.assert_array_equal(got, expected)

@@ -153,7 +153,7 @@ def pictures(images: Array, generator: Generator | Sequence[Generator], shape: t
     TypeError
         If they hold integers, as pictures in files do.
     """
-    if not backend_of(images).xp.isdtype(images.dtype, "real floating"):
+    if not ops.isdtype(images.dtype, "real floating"):
         raise TypeError(
             f"images: expected floating numbers in [-1, 1], got {images.dtype}; pictures of numbers from 0 to 255 are "
             "images / 127.5 - 1"
