@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,11 @@ def test_an_interrupt_reaches_training(entrypoint: list[str]) -> None:
     command = [*entrypoint, "train_digits.py", "--device", "cpu", "--steps", "100000", "--channels", "2"]
     metrics = Path(entrypoint[0]).parent / "work" / "outputs" / "digits" / "metrics.jsonl"
     process = subprocess.Popen(  # type: ignore[call-overload]
-        command, stdout=subprocess.PIPE, start_new_session=True, **options(entrypoint)
+        command,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell may have it ignored
+        **options(entrypoint),
     )
     try:
         deadline = time.monotonic() + 30
