@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from minidiff import Generator, ops, value_and_grad
 from minidiff.models import UNet
@@ -60,6 +60,23 @@ def test_blas_has_one_thread_inside_and_its_own_count_after(threads: int) -> Non
     each(lambda _: inside.append(max(blas_threads())), range(4))
     assert set(inside) == {1}
     assert blas_threads() == before
+
+
+def test_blas_does_what_other_threads_ask_of_it(threads: int) -> None:
+    """threadpoolctl gives it to the first thread that asks, and lets others ask in vain until that gives it back."""
+    each(lambda _: None, range(4))
+    seen: list[list[int]] = []
+
+    def elsewhere() -> None:
+        each(lambda _: seen.append(blas_threads()), [0])
+        for limit in (2, 1):
+            with threadpool_limits(limit, user_api="blas"):
+                seen.append(blas_threads())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [[1], [2], [1]]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinities")

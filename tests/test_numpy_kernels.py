@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from array_api_compat import numpy as xp
-from kernel_comparison import KERNELS, Array, compare_images, laid_out, run, sharing  # noqa: F401
+from kernel_comparison import KERNELS, Array, compare_images, laid_out, order_of_memory, run, sharing  # noqa: F401
 
 from minidiff import Generator, ops
 from minidiff.models import UNet, UNet2DModel
@@ -45,7 +45,7 @@ def panel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(plan, "_PANEL_BYTES", request.param)
 
 
-@pytest.mark.usefixtures("panel")
+@pytest.mark.usefixtures("panel", "order_of_memory")
 @pytest.mark.parametrize("seed", range(100))
 def test_conv2d(seed: int) -> None:
     rng, options, array = drawn(seed)
@@ -57,7 +57,7 @@ def test_conv2d(seed: int) -> None:
     compare_images("conv2d", array(n, c, *sides), array(o, c, *kernel), bias, **options)
 
 
-@pytest.mark.usefixtures("panel")
+@pytest.mark.usefixtures("panel", "order_of_memory")
 @pytest.mark.parametrize("seed", range(100))
 def test_conv_transpose2d(seed: int) -> None:
     rng, options, array = drawn(seed)
@@ -75,7 +75,7 @@ def test_conv_transpose2d(seed: int) -> None:
     compare_images("conv_transpose2d", array(n, c, *sides), array(c, o, *kernel), bias, **options)
 
 
-@pytest.mark.usefixtures("panel")
+@pytest.mark.usefixtures("panel", "order_of_memory")
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"),
     [(1, 1, 0), (1, 2, 0), (1, 1, 1), (2, 2, 0), (3, 1, 1), (3, 2, 1), (3, 1, 4), (4, 2, 1), (5, 1, 2), (7, 2, 3)],
@@ -96,6 +96,7 @@ def test_convolutions_of_networks(
     )
 
 
+@pytest.mark.usefixtures("order_of_memory")
 def test_an_output_padding_that_no_tap_reaches() -> None:
     """With stride 1 a dilation allows one, and the mirrored correlation would read past the image for it."""
     rng = np.random.default_rng(0)
@@ -151,6 +152,7 @@ def test_no_full_panel_is_ever_made(kernel: int, stride: int, monkeypatch: pytes
     assert max(peaks) < 1.5 * arrays + (2 << 20)
 
 
+@pytest.mark.usefixtures("order_of_memory")
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("activation", [None, "silu"])
 def test_group_norm(seed: int, activation: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +166,7 @@ def test_group_norm(seed: int, activation: str | None, monkeypatch: pytest.Monke
     )
 
 
+@pytest.mark.usefixtures("order_of_memory")
 def test_group_norm_of_images_larger_than_a_block() -> None:
     rng = np.random.default_rng(4)
     x = laid_out(rng, (3, 16, 80, 72), "float32", "NHWC")
@@ -172,6 +175,7 @@ def test_group_norm_of_images_larger_than_a_block() -> None:
     )
 
 
+@pytest.mark.usefixtures("order_of_memory")
 def test_group_norm_far_from_zero() -> None:
     rng = np.random.default_rng(5)
     far = (1000 + rng.normal(size=(4, 32, 32, 32))).astype(np.float32)
@@ -186,6 +190,7 @@ def test_group_norm_far_from_zero() -> None:
         assert np.abs(mine - other).max() < 1e-4 * np.abs(other).max()
 
 
+@pytest.mark.usefixtures("order_of_memory")
 @pytest.mark.parametrize("seed", range(15))
 @pytest.mark.parametrize("scale", [1, 2, 3])
 def test_upsample2d(seed: int, scale: int) -> None:

@@ -6,13 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from kernel_comparison import Array, compare_images, laid_out, run, sharing  # noqa: F401
+from kernel_comparison import Array, compare_images, laid_out, order_of_memory, run, sharing  # noqa: F401
 
 import minidiff
 from minidiff import Generator, ops, value_and_grad
 from minidiff.models import UNet
 from minidiff.testing.conformance import without_kernels
-from minidiff_numpy import convolution, lanes, winograd
+from minidiff_numpy import all_pairs, convolution, winograd
 from minidiff_numpy.convolution import conv2d
 
 pytestmark = pytest.mark.usefixtures("sharing")
@@ -30,6 +30,7 @@ def test_the_transforms_make_a_correlation() -> None:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """However small the image is; the list tells which of the three products were computed."""
+    monkeypatch.setattr(all_pairs, "serves", lambda *_: False)
     served: list[str] = []
     serves = convolution._is_winograds
 
@@ -41,6 +42,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return served
 
 
+@pytest.mark.usefixtures("order_of_memory")
 @pytest.mark.parametrize("side", [(1, 1), (4, 4), (5, 9), (8, 3), (17, 6)])
 @pytest.mark.parametrize("padding", [0, 1, 2, (2, 0)])
 @pytest.mark.parametrize("order", ["C", "NHWC", "strided"])
@@ -56,6 +58,7 @@ def test_sizes_and_paddings(always: list[str], side: tuple[int, int], padding: i
     assert always == ["yes"] * 3
 
 
+@pytest.mark.usefixtures("order_of_memory")
 @pytest.mark.parametrize("side", [(1, 1), (6, 7)])
 @pytest.mark.parametrize("padding", [0, 1, 2])
 def test_transposed_convolution(always: list[str], side: tuple[int, int], padding: int) -> None:
@@ -66,6 +69,7 @@ def test_transposed_convolution(always: list[str], side: tuple[int, int], paddin
     assert always == ["yes"] * 3
 
 
+@pytest.mark.usefixtures("order_of_memory")
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("tiles", [1, 5, 64])
 def test_groups(always: list[str], batch: int, tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,16 +87,16 @@ def test_groups(always: list[str], batch: int, tiles: int, monkeypatch: pytest.M
 
 def test_every_tile_is_in_one_group() -> None:
     tiling = winograd._Tiling((7, 30, 9, 1), (1, 1))
-    for tiles, shared in itertools.product((1, 8, 50, 10**6), (False, True)):
+    for tiles, shares in itertools.product((1, 8, 50, 10**6), (1, 2, 3)):
         met = [
             (n, band.outputs.start)
-            for images, bands in tiling.groups(tiles, shared=shared)
+            for images, bands in tiling.groups(tiles, shares=shares)
             for n in range(images.start, images.stop)
             for band in bands
         ]
         assert sorted(met) == [(n, r) for n in range(7) for r in range(0, 30, 4)]
-    assert len(list(tiling.groups(10**6, shared=False))) >= min(2, lanes.count())
-    assert len(list(tiling.groups(10**6, shared=True))) == 1
+    assert len(list(tiling.groups(10**6, shares=2))) >= 2
+    assert len(list(tiling.groups(10**6))) == 1
 
 
 def unit_variance(channels: int, side: int) -> tuple[Array, Array]:

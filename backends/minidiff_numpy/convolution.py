@@ -1,4 +1,4 @@
-"""conv2d and conv_transpose2d on channels-last images: Winograd's algorithm where it serves, small panels elsewhere.
+"""conv2d and conv_transpose2d: Winograd's algorithm where it serves, small panels elsewhere, all pairs of few pixels.
 
 As in `minidiff.ops.convolution`, three products carry both operations and all their
 gradients: `_correlate`, `_spread`, its transpose, and `_filters_between`.
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from minidiff.modes import is_exact, prepared
-from minidiff_numpy import lanes, panels, winograd
+from minidiff_numpy import all_pairs, lanes, panels, winograd
 from minidiff_numpy.layout import Array, as_nchw, channels_last, served
-from minidiff_numpy.linear import shares
+from minidiff_numpy.linear import sum_pixels
 from minidiff_numpy.memory import empty
 from minidiff_numpy.plan import Plan
 
@@ -40,6 +40,8 @@ def _correlate(
 ) -> Array:
     """Images (N, *inputs, C), filters (O, C, KH, KW) -> images (N, *outputs, O), plus (N, O) and (N, *outputs, O)."""
     o, c = weight.shape[:2]
+    if all_pairs.serves(plan, x.shape[0]):
+        return all_pairs.correlate(x, prepared(weight, "hwio", _hwio), plan, offset, residual)
     if _is_winograds(plan, x.shape[0], c, o, x.dtype, least=16):
         transformed = prepared(weight, "winograd", lambda w: winograd.transform(_hwio(w)))
         return winograd.correlate(x, transformed, plan.padding, offset, residual)
@@ -48,6 +50,8 @@ def _correlate(
 
 def _spread(y: Array, weight: Array, plan: Plan) -> Array:
     """Images (N, *outputs, O) and filters (O, C, KH, KW) -> (N, *inputs, C): the transpose of `_correlate`."""
+    if all_pairs.serves(plan, y.shape[0]):
+        return all_pairs.spread(y, _hwio(weight), plan)
     back = plan.reversed()
     if back is None:
         return panels.spread(y, _hwio(weight), plan)
@@ -63,7 +67,9 @@ def _filters_between(x: Array, y: Array, plan: Plan) -> Array:
 
     In memory they are (KH, KW, C, O), which is what the products want of them in the next step.
     """
-    if _is_winograds(plan, x.shape[0], x.shape[3], y.shape[3], x.dtype, least=32):
+    if all_pairs.serves(plan, x.shape[0]):
+        filters = all_pairs.filters_between(x, y, plan)
+    elif _is_winograds(plan, x.shape[0], x.shape[3], y.shape[3], x.dtype, least=32):
         filters = winograd.filters_between(x, y, plan.padding)
     else:
         filters = panels.filters_between(x, y, plan)
@@ -122,7 +128,7 @@ def conv2d(
 
     def vjp(dy: Array) -> tuple[Any, ...]:
         d_image = channels_last(dy)
-        sums = cache(lambda: _sum_pixels(d_image))
+        sums = cache(lambda: sum_pixels(d_image))
         return (
             lambda: as_nchw(_spread(d_image, weight, plan)),
             lambda: _filters_between(image, d_image, plan),
@@ -139,19 +145,6 @@ def _offset(bias: Array | None, shift: Array | None, shape: tuple[int, int]) -> 
     if shift is None:
         return None if bias is None else np.broadcast_to(bias, shape)
     return shift if bias is None else shift + bias
-
-
-def _sum_pixels(image: Array) -> Array:
-    """(N, H, W, C) -> (N, C)."""
-    n, h, w, c = image.shape
-    pixels, ones = image.reshape(n, h * w, c), np.ones((1, h * w), image.dtype)
-    sums = empty((n, 1, c), image.dtype)
-
-    def part(images: slice) -> None:
-        np.matmul(ones, pixels[images], out=sums[images])
-
-    lanes.each(part, shares(n), multiplications=image.size)
-    return sums[:, 0]
 
 
 def conv_transpose2d(
@@ -186,7 +179,7 @@ def conv_transpose2d(
         return (
             lambda: as_nchw(_correlate(d_image, weight, plan)),
             lambda: _filters_between(d_image, image, plan),
-            lambda: _sum_pixels(d_image).sum(axis=0),
+            lambda: sum_pixels(d_image).sum(axis=0),
         )
 
     return as_nchw(y), vjp

@@ -43,7 +43,7 @@ def _by_blocks(function: Callable[..., object], *arrays: Array) -> Array:
     def part(block: slice) -> None:
         function(*(v[block] for v in vectors))
 
-    lanes.each(part, parts(y.size, least=lanes.count()), multiplications=_COST * y.size)
+    lanes.each(part, parts(y.size, least=lanes.sharing(_COST * y.size)), multiplications=_COST * y.size)
     return y
 
 
@@ -143,7 +143,7 @@ def softmax(xp: Any, x: Any, *, axis: int) -> Any:
         def part(rows: slice) -> None:
             function(*(m[rows] for m in matrices))
 
-        blocks = parts(x.size // size, size, least=lanes.count())
+        blocks = parts(x.size // size, size, least=lanes.sharing(_COST * x.size))
         lanes.each(part, blocks, multiplications=_COST * x.size)
         return y
 

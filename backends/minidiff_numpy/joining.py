@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from minidiff_numpy import lanes
-from minidiff_numpy.blocks import parts
-from minidiff_numpy.layout import Array, as_nchw, channels_last, served
+from minidiff_numpy.blocks import by_parts
+from minidiff_numpy.layout import Array, channels_last, served
+from minidiff_numpy.linear import sum_pixels
 from minidiff_numpy.memory import empty, empty_like
 
 _LARGE = 1 << 17  # elements: with fewer, the rule is as fast
 _COST = 50  # multiplications that take as long as one element
-
-
-def _by_parts(function: Callable[..., object], y: Array, *arrays: Array) -> None:
-    """Call `function(*arrays, y)` for parts of arrays that can be broadcast to `y`, cut along its outermost axis."""
-    axis = max((i for i in range(y.ndim) if y.shape[i] > 1), key=lambda i: y.strides[i], default=0)
-
-    def part(some: slice) -> None:
-        key = (*(slice(None),) * axis, some)
-        function(*(a[key] if a.shape[axis] > 1 else a for a in (*arrays, y)))
-
-    length = y.shape[axis]
-    lanes.each(part, parts(length, y.size // length, least=lanes.count()), multiplications=_COST * y.size)
 
 
 def add(xp: Any, x1: Any, x2: Any) -> Any:
@@ -35,24 +22,14 @@ def add(xp: Any, x1: Any, x2: Any) -> Any:
     if not arrays or x1.size < _LARGE or not (x1.shape == x2.shape or _is_shift(x2, x1)):
         return NotImplemented
     y = empty_like(x1)
-    _by_parts(lambda a, b, out: np.add(a, b, out=out), y, x1, x2)
+    by_parts(lambda a, b, out: np.add(a, b, out=out), y, x1, x2, cost=_COST)
     if x1.shape == x2.shape:
         return y, lambda dy: (dy, dy)
-    return y, lambda dy: (dy, lambda: _sum_pixels(dy))
+    return y, lambda dy: (dy, lambda: sum_pixels(channels_last(dy))[:, :, None, None])
 
 
 def _is_shift(x: Array, images: Array) -> bool:
     return images.ndim == 4 and x.shape == (*images.shape[:2], 1, 1)
-
-
-def _sum_pixels(images: Array) -> Array:
-    """Images (N, C, H, W) to the sums of their channels (N, C, 1, 1)."""
-    n, c, h, w = images.shape
-    rows = channels_last(images).reshape(n, h * w, c)
-    y = np.empty((n, 1, c), images.dtype)
-    ones = np.ones((1, h * w), images.dtype)
-    _by_parts(lambda x, out: np.matmul(ones, x, out=out), y, rows)
-    return as_nchw(y.reshape(n, 1, 1, c))
 
 
 def concat(xp: Any, *arrays: Any, axis: int) -> Any:
@@ -69,5 +46,5 @@ def concat(xp: Any, *arrays: Any, axis: int) -> Any:
     y = empty(tuple(shape), first.dtype).transpose(np.argsort(order))
     for key, a in zip(keys, arrays, strict=True):
         if a.size:
-            _by_parts(lambda x, out: np.copyto(out, x), y[key], a)
+            by_parts(lambda x, out: np.copyto(out, x), y[key], a, cost=_COST)
     return y, lambda dy: [dy[key] for key in keys]

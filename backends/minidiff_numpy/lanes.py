@@ -28,7 +28,7 @@ import numpy as np
 
 from minidiff_numpy.layout import Array
 
-__all__ = ["count", "each", "scratch", "set_num_threads"]
+__all__ = ["count", "each", "scratch", "set_num_threads", "sharing"]
 
 T = TypeVar("T")
 
@@ -70,6 +70,11 @@ def set_num_threads(threads: int) -> None:
         _workers.clear()
 
 
+def sharing(multiplications: int) -> int:
+    """How many lanes share work of that size: one, the caller's, if it is too little to wake another for."""
+    return count() if multiplications >= _WORTH else 1
+
+
 def each(function: Callable[[T], object], items: Iterable[T], *, multiplications: int) -> None:
     """Call `function(item)` for every item, on all lanes at once; return when all are done.
 
@@ -77,12 +82,12 @@ def each(function: Callable[[T], object], items: Iterable[T], *, multiplications
     less, as the number of its multiplications says, is done by the caller.
     """
     work = list(items)
-    lanes = min(count(), len(work))
+    lanes = min(sharing(multiplications), len(work))
     if _busy.locked():
         _alone(function, work)
         return
     with _busy, _single_threaded_blas():
-        if lanes < 2 or multiplications < _WORTH:
+        if lanes < 2:
             _alone(function, work)
         else:
             _share(function, iter(work), lanes)
@@ -228,6 +233,10 @@ def _single_threaded_blas() -> Iterator[None]:
     finally:
         for lib, threads in zip(_blas, before, strict=True):
             lib.set_num_threads(threads)
+            if hasattr(
+                lib, "clear_controlling_thread"
+            ):  # from threadpoolctl 3.8 on the first thread to set it keeps it
+                lib.clear_controlling_thread()
 
 
 def _after_fork() -> None:

@@ -1,4 +1,9 @@
-"""Images are NCHW to the reader and NHWC in memory: channels lie side by side, where matrix products want them."""
+"""Images are NCHW to the reader. In memory channels lie side by side, where matrix products want them.
+
+Mostly that is NHWC. Images of few pixels, in a batch, are HWNC: what happens to a pixel then happens to that pixel of
+all images in one go, instead of in many calls for a few numbers each. Which of the two it is follows from the shape
+alone; both are handled as arrays (N, H, W, C), contiguous in their order.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +11,35 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from minidiff_numpy.memory import empty
+from minidiff_numpy import memory
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+_FEW_PIXELS = 64
+_BATCH = 16
+
+
+def is_pixel_major(images: int, height: int, width: int) -> bool:
+    """Whether a batch of images of that size is HWNC in memory."""
+    return images >= _BATCH and 0 < height * width <= _FEW_PIXELS
+
+
+def empty_images(shape: tuple[int, ...], dtype: Any, *, pixel_major: bool | None = None) -> Array:
+    """Images (N, H, W, C) with whatever is in their memory, whose order follows from the shape unless it is given."""
+    n, h, w, c = shape
+    if is_pixel_major(n, h, w) if pixel_major is None else pixel_major:
+        return memory.empty((h, w, n, c), dtype).transpose(2, 0, 1, 3)
+    return memory.empty((n, h, w, c), dtype)
+
 
 def channels_last(x: Array) -> Array:
-    """(N, C, H, W) -> (N, H, W, C), contiguous; a copy only if the memory is not in that order already."""
+    """(N, C, H, W) -> (N, H, W, C), in memory as it should be; a copy only if it is not so already."""
     image = x.transpose(0, 2, 3, 1)
-    if image.flags.c_contiguous:
+    n, h, w, _ = image.shape
+    in_order = image.transpose(1, 2, 0, 3) if is_pixel_major(n, h, w) else image
+    if in_order.flags.c_contiguous:
         return image
-    copy = empty(image.shape, image.dtype)
+    copy = empty_images(image.shape, image.dtype)
     copy[...] = image
     return copy
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidiff_numpy import lanes
-from minidiff_numpy.layout import Array, served
+from minidiff_numpy.layout import Array, is_pixel_major, served
 from minidiff_numpy.memory import empty
 
 
@@ -31,6 +31,21 @@ def sum_rows(x: Array) -> Array:
     """The sum of the rows of a matrix."""
     total: Array = matrix_product(np.ones((1, x.shape[0]), x.dtype), x)[0]
     return total
+
+
+def sum_pixels(image: Array) -> Array:
+    """(N, H, W, C) -> (N, C)."""
+    n, h, w, c = image.shape
+    if is_pixel_major(n, h, w):
+        return sum_rows(image.transpose(1, 2, 0, 3).reshape(h * w, n * c)).reshape(n, c)
+    pixels, ones = image.reshape(n, h * w, c), np.ones((1, h * w), image.dtype)
+    sums = empty((n, 1, c), image.dtype)
+
+    def part(images: slice) -> None:
+        np.matmul(ones, pixels[images], out=sums[images])
+
+    lanes.each(part, shares(n), multiplications=image.size)
+    return sums[:, 0]
 
 
 def shares(size: int) -> Iterator[slice]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from minidiff_numpy.layout import is_pixel_major
+
 _PANEL_BYTES = 1 << 20  # in each lane
 
 
@@ -37,18 +39,27 @@ class Plan:
         """How many there are in the whole convolution."""
         return images * math.prod(self.outputs) * math.prod(self.kernel) * channels * filters
 
-    def tiles(self, images: int, channels: int, itemsize: int, *, shares: int) -> list[tuple[slice, slice]]:
-        """Parts of the batch whose panel is small, some images or some rows of one image; enough for `shares`."""
+    def tiles(
+        self, images: int, channels: int, itemsize: int, *, shares: int, apart: bool = False
+    ) -> list[tuple[slice, slice]]:
+        """Parts of the batch whose panel is small, some images and some of their rows; enough for `shares`.
+
+        They are cut as the memory of results is. If what they write is to lie `apart`, shares have images of their own.
+        """
         row = max(1, self.outputs[1] * self.kernel[0] * self.kernel[1] * channels * itemsize)
-        rows, height = max(1, _PANEL_BYTES // row), self.outputs[0]
-        if images == 1:
-            rows = min(rows, -(-height // shares))
-        if rows < height:
-            return [
-                (slice(n, n + 1), slice(r, min(r + rows, height)))
-                for n in range(images)
-                for r in range(0, height, rows)
-            ]
-        tiles = max(1, -(-images // max(1, rows // height)))
-        step = max(1, -(-images // (shares * -(-tiles // shares))))  # as many for each lane
-        return [(slice(n, min(n + step, images)), slice(0, height)) for n in range(0, images, step)]
+        height = self.outputs[0]
+        if is_pixel_major(images, *self.outputs):
+            step = min(-(-images // shares) if apart else images, max(1, _PANEL_BYTES // row))
+            rows = min(height if apart else -(-height // shares), max(1, _PANEL_BYTES // (row * step)))
+        else:
+            step, rows = 1, max(1, _PANEL_BYTES // row)
+            if images == 1:
+                rows = min(rows, -(-height // shares))
+            if rows >= height:
+                tiles = max(1, -(-images // max(1, rows // height)))
+                step = max(1, -(-images // (shares * -(-tiles // shares))))  # as many for each lane
+        return [
+            (slice(n, min(n + step, images)), slice(r, min(r + rows, height)))
+            for n in range(0, images, step)
+            for r in range(0, height, rows)
+        ]

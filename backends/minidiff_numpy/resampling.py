@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minidiff_numpy import lanes
-from minidiff_numpy.blocks import parts
-from minidiff_numpy.layout import Array, as_nchw, channels_last, served
-from minidiff_numpy.memory import empty
+from minidiff_numpy.blocks import by_parts
+from minidiff_numpy.layout import Array, as_nchw, channels_last, empty_images, served
 
 _COST = 10  # multiplications that take as long as one element
 
@@ -20,24 +18,17 @@ def upsample2d(xp: Any, x: Any, scale: int, *, mode: str) -> Any:
     if mode != "nearest" or not served(x):
         return NotImplemented
     n, c, h, w = x.shape
-    lines = channels_last(x).reshape(n * h, 1, w, 1, c)
-    y = empty((n * h, scale, w, scale, c), x.dtype)
-    blocks = parts(n * h, scale * w * scale * c, least=lanes.count())
-
-    def repeat(rows: slice) -> None:
-        y[rows] = lines[rows]
-
-    lanes.each(repeat, blocks, multiplications=_COST * y.size)
+    apart = (n, h, scale, w, scale, c)
+    y = empty_images((n, h * scale, w * scale, c), x.dtype)
+    by_parts(
+        lambda a, out: np.copyto(out, a), y.reshape(apart), channels_last(x)[:, :, None, :, None], cost=_COST
+    )
 
     def vjp(dy: Array) -> tuple[Array]:
-        dx = empty((n * h, w, c), dy.dtype)
-        apart = channels_last(dy).reshape(y.shape)
+        dx = empty_images((n, h, w, c), dy.dtype)
+        d = channels_last(dy).reshape(apart)
+        corners = [d[:, :, i, :, j] for i in range(scale) for j in range(scale)]
+        by_parts(lambda *a: np.copyto(a[-1], reduce(np.add, a[:-1])), dx, *corners, cost=_COST * scale**2)
+        return (as_nchw(dx),)
 
-        def gather(rows: slice) -> None:
-            lines = reduce(np.add, (apart[rows, i] for i in range(scale)))
-            dx[rows] = reduce(np.add, (lines[:, :, i] for i in range(scale)))
-
-        lanes.each(gather, blocks, multiplications=_COST * y.size)
-        return (as_nchw(dx.reshape(n, h, w, c)),)
-
-    return as_nchw(y.reshape(n, h * scale, w * scale, c)), vjp
+    return as_nchw(y), vjp

@@ -29,12 +29,13 @@ import numpy as np
 from numpy.polynomial import polynomial
 
 from minidiff_numpy import lanes
-from minidiff_numpy.layout import Array
+from minidiff_numpy.layout import Array, empty_images, is_pixel_major
 from minidiff_numpy.linear import matrix_product
 from minidiff_numpy.memory import empty
 
 _POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and infinity
 _TILES = 64  # in a group: as many rows as keep a matrix product busy
+_TILES_OF_FEW_PIXELS = 256  # whose transforms are a call for each pixel, whatever their number
 _SHARED = 8 << 20  # bytes of the panels that lanes share for the gradient of filters
 
 
@@ -55,6 +56,7 @@ def _transforms() -> tuple[Array, Array, Array]:
 
 
 _INPUTS, _FILTERS, _RESULTS = _transforms()
+_BOTH_AXES = np.kron(_FILTERS, _FILTERS).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,7 @@ class _Tiling:
         self.images, h, w, _ = shape
         self.sides = h + 2 * padding[0] - 2, w + 2 * padding[1] - 2
         height, width = self.sides
+        self.pixel_major = is_pixel_major(self.images, h, w), is_pixel_major(self.images, height, width)
         self.bands = [_stretch(h, padding[0], r, min(r + 4, height)) for r in range(0, height, 4)]
         self.columns = _stretch(w, padding[1], 0, width)
 
@@ -118,11 +121,10 @@ class _Tiling:
         """How many tiles there are."""
         return self.images * len(self.bands) * self.columns.tiles
 
-    def groups(self, tiles: int, *, shared: bool) -> Iterator[Group]:
-        """Images and bands with at most so many tiles, or one band of one image; one for each lane unless shared."""
+    def groups(self, tiles: int, *, shares: int = 1) -> Iterator[Group]:
+        """Images and bands with at most so many tiles, or one band of one image; one group at least for each share."""
         bands, across = len(self.bands), self.columns.tiles
-        if not shared:
-            tiles = min(tiles, -(-self.count // lanes.count()))
+        tiles = min(tiles, -(-self.count // shares))
         images = max(1, min(self.images, tiles // across))
         deep = max(1, min(bands, tiles // (across * images)))
         for n in range(0, self.images, images):
@@ -136,27 +138,36 @@ class _Tiling:
         return lanes.scratch(buffer, shape)
 
 
-def _to_tiles(image: Array, rows: Array, columns: Array, tiles: Array) -> None:
+def _to_tiles(image: Array, rows: Array, columns: Array, tiles: Array, *, pixel_major: bool) -> None:
     """Images (N, H, W, C) to their tiles (6, 6 * tiles across, N, C)."""
     n, h, w, c = image.shape
-    half = lanes.scratch(2, (n, 6, w, c))
-    np.matmul(rows, image.reshape(n, h, w * c), out=half.reshape(n, 6, w * c))
-    np.matmul(columns, half, out=tiles.transpose(2, 0, 1, 3))
+    if pixel_major:
+        half = lanes.scratch(2, (6, w, n * c))
+        np.matmul(rows, image.transpose(2, 1, 0, 3).reshape(w, h, n * c), out=half.swapaxes(0, 1))
+        np.matmul(columns, half, out=tiles.reshape(*tiles.shape[:2], n * c))
+    else:
+        half = lanes.scratch(2, (n, 6, w, c))
+        np.matmul(rows, image.reshape(n, h, w * c), out=half.reshape(n, 6, w * c))
+        np.matmul(columns, half, out=tiles.transpose(2, 0, 1, 3))
 
 
-def _from_tiles(tiles: Array, rows: Array, columns: Array, image: Array) -> None:
+def _from_tiles(tiles: Array, rows: Array, columns: Array, image: Array, *, pixel_major: bool) -> None:
     """Tiles (6, 6 * tiles across, N, C) to images (N, H, W, C)."""
     n, h, w, c = image.shape
-    half = lanes.scratch(2, (n, 6, w, c))
-    np.matmul(columns, tiles.transpose(2, 0, 1, 3), out=half)
-    np.matmul(rows, half.reshape(n, 6, w * c), out=image.reshape(n, h, w * c))
+    if pixel_major:
+        half = lanes.scratch(2, (6, w, n * c))
+        np.matmul(columns, tiles.reshape(*tiles.shape[:2], n * c), out=half)
+        np.matmul(rows, half.swapaxes(0, 1), out=image.transpose(2, 1, 0, 3).reshape(w, h, n * c))
+    else:
+        half = lanes.scratch(2, (n, 6, w, c))
+        np.matmul(columns, tiles.transpose(2, 0, 1, 3), out=half)
+        np.matmul(rows, half.reshape(n, 6, w * c), out=image.reshape(n, h, w * c))
 
 
 def transform(filters: Array) -> Array:
     """Filters (3, 3, C, O) -> (36, C, O): what `correlate` takes."""
     c, o = filters.shape[2:]
-    both_axes = np.kron(_FILTERS, _FILTERS).astype(np.float32)
-    return matrix_product(both_axes, filters.reshape(9, c * o)).reshape(36, c, o)
+    return matrix_product(_BOTH_AXES, filters.reshape(9, c * o)).reshape(36, c, o)
 
 
 def correlate(
@@ -168,23 +179,26 @@ def correlate(
 ) -> Array:
     """Images (N, H, W, C), transformed filters (36, C, O) -> images (N, *sides, O), plus (N, O) and (N, *sides, O)."""
     tiling, c, o = _Tiling(x.shape, padding), x.shape[3], filters.shape[2]
-    y, columns = empty((x.shape[0], *tiling.sides, o), x.dtype), tiling.columns
+    y, columns = empty_images((x.shape[0], *tiling.sides, o), x.dtype), tiling.columns
+    of_x, of_y = tiling.pixel_major
 
     def part(group: Group) -> None:
         images, bands = group
         tiles, products = tiling.panel(0, group, c), tiling.panel(1, group, o)
         for k, band in enumerate(bands):
-            _to_tiles(x[images, band.inputs], band.into, columns.into, tiles[:, :, k])
+            _to_tiles(x[images, band.inputs], band.into, columns.into, tiles[:, :, k], pixel_major=of_x)
         np.matmul(tiles.reshape(36, -1, c), filters, out=products.reshape(36, -1, o))
         for k, band in enumerate(bands):
             part_of_y = y[images, band.outputs]
-            _from_tiles(products[:, :, k], band.out_of, columns.out_of, part_of_y)
+            _from_tiles(products[:, :, k], band.out_of, columns.out_of, part_of_y, pixel_major=of_y)
             if offset is not None:
                 part_of_y += offset[images, None, None]
             if residual is not None:
                 part_of_y += residual[images, band.outputs]
 
-    lanes.each(part, tiling.groups(_TILES, shared=False), multiplications=_multiplications(tiling, c, o))
+    work = _multiplications(tiling, c, o)
+    most = _TILES_OF_FEW_PIXELS if of_x and of_y else _TILES
+    lanes.each(part, tiling.groups(most, shares=lanes.sharing(work)), multiplications=work)
     return y
 
 
@@ -192,6 +206,7 @@ def filters_between(x: Array, y: Array, padding: tuple[int, int]) -> Array:
     """Images (N, H, W, C) and (N, *sides, O) -> the filters (3, 3, C, O) that join them."""
     tiling, c, o = _Tiling(x.shape, padding), x.shape[3], y.shape[3]
     columns, work = tiling.columns, _multiplications(tiling, c, o)
+    of_x, of_y = tiling.pixel_major
     total = empty((36, c, o), x.dtype)
 
     def add_up(group: Group, first: bool) -> None:
@@ -201,8 +216,9 @@ def filters_between(x: Array, y: Array, padding: tuple[int, int]) -> Array:
         def fill(piece: tuple[int, int, int]) -> None:
             k, start, stop = piece
             some, band = slice(images.start + start, images.start + stop), bands[k]
-            _to_tiles(x[some, band.inputs], band.into, columns.into, a[:, :, k, start:stop])
-            _to_tiles(y[some, band.outputs], band.out_of.T, columns.out_of.T, b[:, :, k, start:stop])
+            into, out_of = a[:, :, k, start:stop], b[:, :, k, start:stop]
+            _to_tiles(x[some, band.inputs], band.into, columns.into, into, pixel_major=of_x)
+            _to_tiles(y[some, band.outputs], band.out_of.T, columns.out_of.T, out_of, pixel_major=of_y)
 
         def multiply(place: int) -> None:
             at = slice(place, place + 3)
@@ -212,15 +228,14 @@ def filters_between(x: Array, y: Array, padding: tuple[int, int]) -> Array:
                 total[at] += sums
 
         n = images.stop - images.start
-        step = max(1, n // 4)
+        step = max(1, n // 4) if lanes.sharing(work) > 1 else n
         pieces = [(k, i, min(i + step, n)) for k in range(len(bands)) for i in range(0, n, step)]
         lanes.each(fill, pieces, multiplications=work)
         lanes.each(multiply, range(0, 36, 3), multiplications=work)
 
-    for number, group in enumerate(tiling.groups(max(_TILES, _SHARED // (144 * (c + o))), shared=True)):
+    for number, group in enumerate(tiling.groups(max(_TILES, _SHARED // (144 * (c + o))))):
         add_up(group, first=not number)
-    back = np.kron(_FILTERS, _FILTERS).T.astype(np.float32)
-    return matrix_product(back, total.reshape(36, c * o)).reshape(3, 3, c, o)
+    return matrix_product(_BOTH_AXES.T, total.reshape(36, c * o)).reshape(3, 3, c, o)
 
 
 def _multiplications(tiling: _Tiling, channels: int, filters: int) -> int:
