@@ -39,7 +39,7 @@ PROMISES = {
     "guided accuracy": 0.99,
     "unguided accuracy": 0.97,
     "Frechet ratio": 1.0,
-    "step to PyTorch's": 4.0,
+    "step to PyTorch's": 3.0,  # more than twice what it is: other programs slow one down more than the other
 }
 AT_LEAST = {"guided accuracy", "unguided accuracy"}
 

@@ -79,6 +79,26 @@ def test_blas_does_what_other_threads_ask_of_it(threads: int) -> None:
     assert seen == [[1], [2], [1]]
 
 
+@pytest.mark.parametrize("layer", ["pthreads", "of another kind"])
+def test_blas_is_asked_directly_or_through_threadpoolctl(layer: str) -> None:
+    (lib,) = [lib for lib in ThreadpoolController().lib_controllers if "numpy" in lib.filepath]
+    lib.threading_layer = layer
+    threads, set_threads = lanes._getter_and_setter(lib)
+    seen: list[int] = []
+
+    def ask() -> None:
+        for number in (1, 2, before):
+            set_threads(number)
+            seen.append(threads())
+
+    before = threads()
+    ask()
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert seen == 2 * [1, 2, before] == 2 * [1, 2, blas_threads()[0]]
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinities")
 def test_the_caller_keeps_its_cores(threads: int) -> None:
     before = os.sched_getaffinity(0)

@@ -37,7 +37,9 @@ _WORTH = 20_000_000  # multiplications
 _busy = threading.Lock()  # held while lanes run
 _workers: list[tuple[int, SimpleQueue[Any]]] = []  # each with its core
 _count = 0  # not asked for yet
-_blas: list[Any] | None = None  # controllers of NumPy's BLAS
+_blas: list[tuple[Callable[[], int], Callable[[int], object]]] | None = (
+    None  # get and set the threads of NumPy's BLAS
+)
 _own = threading.local()  # of each thread: its buffers by number
 _shared_buffers: list[dict[int, Array]] = []  # for the workers that are at work
 
@@ -224,19 +226,38 @@ def _single_threaded_blas() -> Iterator[None]:
         from threadpoolctl import ThreadpoolController
 
         loaded = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
-        _blas = [lib for lib in loaded if "numpy" in lib.filepath] or loaded
-    before = [lib.num_threads for lib in _blas]
+        _blas = [_getter_and_setter(lib) for lib in loaded if "numpy" in lib.filepath]
+        _blas = _blas or [_getter_and_setter(lib) for lib in loaded]
+    before = [threads() for threads, _ in _blas]
     try:
-        for lib in _blas:
-            lib.set_num_threads(1)
+        for _, set_threads in _blas:
+            set_threads(1)
         yield
     finally:
-        for lib, threads in zip(_blas, before, strict=True):
-            lib.set_num_threads(threads)
-            if hasattr(
-                lib, "clear_controlling_thread"
-            ):  # from threadpoolctl 3.8 on the first thread to set it keeps it
-                lib.clear_controlling_thread()
+        for (_, set_threads), threads in zip(_blas, before, strict=True):
+            set_threads(threads)
+
+
+def _getter_and_setter(lib: Any) -> tuple[Callable[[], int], Callable[[int], object]]:
+    """Of the number of threads. Where it can be, the library's own: threadpoolctl's take ten times as long."""
+    if getattr(lib, "threading_layer", None) == "pthreads":
+        for name in getattr(lib, "check_symbols", ()):
+            setter = name.replace("openblas_get_", "openblas_set_")
+            if (
+                "openblas_get_num_threads" in name
+                and hasattr(lib.dynlib, name)
+                and hasattr(lib.dynlib, setter)
+            ):
+                return getattr(lib.dynlib, name), getattr(lib.dynlib, setter)
+
+    def set_threads(threads: int) -> None:
+        lib.set_num_threads(threads)
+        if hasattr(
+            lib, "clear_controlling_thread"
+        ):  # since 3.8 the first thread to set it keeps it to itself
+            lib.clear_controlling_thread()
+
+    return lambda: lib.num_threads, set_threads
 
 
 def _after_fork() -> None:

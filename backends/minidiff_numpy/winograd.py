@@ -220,18 +220,21 @@ def filters_between(x: Array, y: Array, padding: tuple[int, int]) -> Array:
             _to_tiles(x[some, band.inputs], band.into, columns.into, into, pixel_major=of_x)
             _to_tiles(y[some, band.outputs], band.out_of.T, columns.out_of.T, out_of, pixel_major=of_y)
 
+        alone = lanes.sharing(work) == 1
+        places = 36 if alone and first else 3  # at a time
+
         def multiply(place: int) -> None:
-            at = slice(place, place + 3)
+            at = slice(place, place + places)
             sums = total[at] if first else lanes.scratch(2, (3, c, o))
             np.matmul(a.reshape(36, -1, c)[at].swapaxes(1, 2), b.reshape(36, -1, o)[at], out=sums)
             if not first:
                 total[at] += sums
 
         n = images.stop - images.start
-        step = max(1, n // 4) if lanes.sharing(work) > 1 else n
+        step = n if alone else max(1, n // 4)
         pieces = [(k, i, min(i + step, n)) for k in range(len(bands)) for i in range(0, n, step)]
         lanes.each(fill, pieces, multiplications=work)
-        lanes.each(multiply, range(0, 36, 3), multiplications=work)
+        lanes.each(multiply, range(0, 36, places), multiplications=work)
 
     for number, group in enumerate(tiling.groups(max(_TILES, _SHARED // (144 * (c + o))))):
         add_up(group, first=not number)
