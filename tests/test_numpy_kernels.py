@@ -13,7 +13,7 @@ import pytest
 from array_api_compat import numpy as xp
 from kernel_comparison import KERNELS, Array, compare_images, laid_out, order_of_memory, run, sharing  # noqa: F401
 
-from minidiff import Generator, ops
+from minidiff import Generator, Parameter, backward, ops, record
 from minidiff.models import UNet, UNet2DModel
 from minidiff_numpy import blocks, convolution, memory, normalization, plan, resampling
 from minidiff_numpy.layout import channels_last
@@ -198,6 +198,23 @@ def test_upsample2d(seed: int, scale: int) -> None:
     compare_images(
         "upsample2d", array(*map(int, rng.integers(0, 4, 1)), *map(int, rng.integers(1, 6, 3))), scale=scale
     )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("batch", [2, 16])
+@pytest.mark.parametrize("sides", [(0, 3), (3, 0), (0, 0)])
+def test_images_without_pixels(batch: int, sides: tuple[int, int]) -> None:
+    x, filters, ones = np.ones((batch, 4, *sides)), np.ones((4, 4, 3, 3)), np.ones(4)
+    for function in (
+        lambda p: ops.conv2d(p, filters, padding=2),
+        lambda p: ops.conv_transpose2d(p, filters),
+        lambda p: ops.group_norm(p, ones, ones, groups=2, activation="silu"),
+        lambda p: ops.upsample2d(p, 2),
+    ):
+        parameter = Parameter(x)
+        with record():
+            loss = ops.sum(function(parameter))
+        assert backward(loss).wrt(parameter).shape == x.shape
 
 
 def left_to_the_rule() -> dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]]:

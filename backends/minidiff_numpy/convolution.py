@@ -113,8 +113,8 @@ def conv2d(
     groups: int,
     dilation: Any,
 ) -> Any:
-    """See `minidiff.ops.conv2d`; grouped and half-precision convolutions are left to the generic rule."""
-    if groups != 1 or not served(x, weight, bias, shift, residual):
+    """See `minidiff.ops.conv2d`; groups, half precision and images without pixels are left to the generic rule."""
+    if groups != 1 or 0 in x.shape[2:] or not served(x, weight, bias, shift, residual):
         return NotImplemented
     kernel, s, p, d = weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation)
     sides = [
@@ -159,8 +159,8 @@ def conv_transpose2d(
     groups: int,
     dilation: Any,
 ) -> Any:
-    """See `minidiff.ops.conv_transpose2d`; grouped and half-precision ones are left to the generic rule."""
-    if groups != 1 or not served(x, weight, bias):
+    """See `minidiff.ops.conv_transpose2d`; what `conv2d` leaves to the generic rule is left to it here, too."""
+    if groups != 1 or 0 in x.shape[2:] or not served(x, weight, bias):
         return NotImplemented
     kernel, s, p, d = weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation)
     extra = _pair(output_padding)

@@ -21,7 +21,7 @@ _BATCH = 16
 
 def is_pixel_major(images: int, height: int, width: int) -> bool:
     """Whether a batch of images of that size is HWNC in memory."""
-    return images >= _BATCH and 0 < height * width <= _FEW_PIXELS
+    return images >= _BATCH and height * width <= _FEW_PIXELS
 
 
 def empty_images(shape: tuple[int, ...], dtype: Any, *, pixel_major: bool | None = None) -> Array:

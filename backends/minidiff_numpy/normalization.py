@@ -12,8 +12,7 @@ import numpy as np
 
 from minidiff_numpy import lanes
 from minidiff_numpy.blocks import parts
-from minidiff_numpy.layout import Array, as_nchw, channels_last, is_pixel_major, served
-from minidiff_numpy.memory import empty
+from minidiff_numpy.layout import Array, as_nchw, channels_last, empty_images, is_pixel_major, served
 
 _COST = 75  # multiplications that take as long as one element
 
@@ -42,34 +41,23 @@ def group_norm(
     pixel_major = is_pixel_major(n, h, w)
     over_pixels, into_groups, out_of_groups = _averaging(h * w, c, groups, x.dtype)
 
-    def in_order(images: Array) -> Array:
-        """(N, C, H, W) as they lie in memory: (N, L, C), or (L, N, C)."""
+    def pixels_of(images: Array) -> Array:
+        """(N, C, H, W) -> (L, N, C), a view if memory is as it should be."""
         image = channels_last(images)
-        return image.transpose(1, 2, 0, 3).reshape(h * w, n, c) if pixel_major else image.reshape(n, h * w, c)
+        if pixel_major:
+            return image.transpose(1, 2, 0, 3).reshape(h * w, n, c)
+        return image.reshape(n, h * w, c).swapaxes(0, 1)
 
-    def back(image: Array) -> Array:
-        return as_nchw(
-            image.reshape(h, w, n, c).transpose(2, 0, 1, 3) if pixel_major else image.reshape(n, h, w, c)
-        )
-
-    image = in_order(x)
-    y = empty(image.shape, image.dtype)
-    axis = 0 if pixel_major else 1
-    mean, rest, rstd = np.empty((3, n, c), image.dtype)  # rest: what rounding took from the mean
-    half = image.dtype.type(0.5)
-
-    def some(b: slice) -> Any:
-        """Images of a block among pixels in order."""
-        return (slice(None), b) if pixel_major else b
-
-    def each_pixel(z: Array) -> Array:
-        """What is the same for all pixels (N, C), to be broadcast."""
-        return np.expand_dims(z, axis)
+    def buffer(number: int, size: int) -> Array:
+        """A lane's buffer (L, size, C), in memory like pixels."""
+        if pixel_major:
+            return lanes.scratch(number, (h * w, size, c), x.dtype)
+        return lanes.scratch(number, (size, h * w, c), x.dtype).swapaxes(0, 1)
 
     def means_of_pixels(z: Array) -> Array:
         if pixel_major:
             return (over_pixels @ z.reshape(h * w, z.shape[1] * c)).reshape(z.shape[1:])
-        return (over_pixels @ z)[:, 0]
+        return (over_pixels @ z.swapaxes(0, 1))[:, 0]
 
     def over_channels(z: Array) -> Array:
         return (z @ into_groups) @ out_of_groups
@@ -77,72 +65,74 @@ def group_norm(
     def means(z: Array) -> Array:
         return over_channels(means_of_pixels(z))
 
+    pixels, y = pixels_of(x), as_nchw(empty_images((n, h, w, c), x.dtype))
+    pixels_of_y = pixels_of(y)
+    mean, rest, rstd = np.empty((3, n, c), x.dtype)  # rest: what rounding took from the mean
+    half = x.dtype.type(0.5)
+
     def centred(b: slice) -> Array:
-        pixels = image[some(b)]
-        z = lanes.scratch(0, pixels.shape, image.dtype)
-        np.subtract(pixels, each_pixel(mean[b]), out=z)
+        z = buffer(0, len(mean[b]))
+        np.subtract(pixels[:, b], mean[b], out=z)
         return z
 
     def normalize(b: slice) -> None:
-        out = y[some(b)]
-        mean[b] = means(image[some(b)])
+        out = pixels_of_y[:, b]
+        mean[b] = means(pixels[:, b])
         z = centred(b)
         rest[b] = means(z)
         variance = means(np.multiply(z, z, out=out)) - rest[b] ** 2
-        rstd[b] = 1 / np.sqrt(variance + image.dtype.type(eps))
+        rstd[b] = 1 / np.sqrt(variance + x.dtype.type(eps))
         scale = rstd[b] * weight
         shift = bias - rest[b] * scale
         if activation:  # z sigmoid(z) = z/2 + z/2 tanh(z/2)
-            z *= each_pixel(scale * half)
-            z += each_pixel(shift * half)
+            z *= scale * half
+            z += shift * half
             np.tanh(z, out=out)
             out *= z
             out += z
         else:
-            np.multiply(z, each_pixel(scale), out=out)
-            out += each_pixel(shift)
+            np.multiply(z, scale, out=out)
+            out += shift
 
-    work = _COST * image.size
+    work = _COST * x.size
     blocks = parts(n, h * w * c, least=lanes.sharing(work))
     lanes.each(normalize, blocks, multiplications=work)
 
     def vjp(dy: Array) -> tuple[Any, Any, Any]:
-        d_image = in_order(dy)
-        dx = empty(image.shape, image.dtype)
-        along, across = np.empty((2, n, c), image.dtype)  # sums of dz, and of dz times the normalized input
+        dx = as_nchw(empty_images((n, h, w, c), x.dtype))
+        pixels_of_dx, pixels_of_dy = pixels_of(dx), pixels_of(dy)
+        along, across = np.empty((2, n, c), x.dtype)  # sums of dz, and of dz times the normalized input
 
         def pull(b: slice) -> None:
-            z, dz, dy = centred(b), dx[some(b)], d_image[some(b)]
+            z, dz, size = centred(b), pixels_of_dx[:, b], len(mean[b])
             scale = rstd[b] * weight
-            if activation:
-                t, slope = (lanes.scratch(i, z.shape, z.dtype) for i in (1, 2))
-                np.multiply(z, each_pixel(scale * half), out=slope)
-                slope += each_pixel((bias - rest[b] * scale) * half)
-                np.tanh(
-                    slope, out=t
-                )  # the slope of z sigmoid(z) is (1 + t) (1 + z/2 - z/2 t) / 2, t = tanh(z/2)
+            if activation:  # the slope of z sigmoid(z) is (1 + t) (1 + z/2 - z/2 t) / 2, t = tanh(z/2)
+                t, slope = buffer(1, size), buffer(2, size)
+                np.multiply(z, scale * half, out=slope)
+                slope += (bias - rest[b] * scale) * half
+                np.tanh(slope, out=t)
                 np.multiply(slope, t, out=dz)
                 slope -= dz
                 slope += 1
                 t += 1
                 t *= half
                 slope *= t
-                np.multiply(slope, dy, out=dz)
+                np.multiply(slope, pixels_of_dy[:, b], out=dz)
             else:
-                dz[...] = dy
+                dz[...] = pixels_of_dy[:, b]
             along[b] = h * w * means_of_pixels(dz)
-            product = np.multiply(z, dz, out=lanes.scratch(2, z.shape, z.dtype))
+            product = np.multiply(z, dz, out=buffer(2, size))
             across[b] = rstd[b] * (h * w * means_of_pixels(product) - rest[b] * along[b])
             into_mean, into_deviation = (
-                over_channels(sums * weight / (h * w)) * rstd[b] for sums in (along[b], across[b])
+                over_channels(sums * weight / max(1, h * w)) * rstd[b] for sums in (along[b], across[b])
             )
             into_deviation *= rstd[b]
-            dz *= each_pixel(scale)
-            z *= each_pixel(into_deviation)
-            z += each_pixel(into_mean - rest[b] * into_deviation)
+            dz *= scale
+            z *= into_deviation
+            z += into_mean - rest[b] * into_deviation
             dz -= z
 
         lanes.each(pull, blocks, multiplications=work)
-        return back(dx), across.sum(axis=0), along.sum(axis=0)
+        return dx, across.sum(axis=0), along.sum(axis=0)
 
-    return back(y), vjp
+    return y, vjp
