@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,7 +52,12 @@ def test_lanes_work_at_the_same_time(threads: int) -> None:
 
 def test_little_work_is_done_by_the_caller(threads: int) -> None:
     seen: list[threading.Thread] = []
-    lanes.each(lambda _: seen.append(threading.current_thread()), range(9), multiplications=10)
+
+    def work(_: int) -> None:
+        time.sleep(0.002)  # long enough for another lane to take the next
+        seen.append(threading.current_thread())
+
+    lanes.each(work, range(9), multiplications=10)
     assert set(seen) == {threading.current_thread()}
 
 

@@ -118,6 +118,20 @@ def test_panels_of_the_real_size(side: int, batch: int) -> None:
     compare_images("conv2d", x, weight, laid_out(rng, (8,), "float32"), padding=1)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(("batch", "channels"), [(16, 16), (33, 64), (16, 700), (5000, 300)])
+def test_tiles_of_few_pixels(batch: int, channels: int, apart: bool) -> None:
+    """Every row of every image once, in panels of a megabyte or of one row of one image, and enough for three lanes."""
+    layout = plan.Plan((8, 8), (8, 8), (3, 3), (1, 1), (1, 1), (1, 1))
+    tiles = layout.tiles(batch, channels, 4, shares=3, apart=apart)
+    met = [(n, r) for images, rows in tiles for n in range(batch)[images] for r in range(8)[rows]]
+    assert sorted(met) == [(n, r) for n in range(batch) for r in range(8)]
+    row = 8 * 9 * channels * 4
+    for images, rows in tiles:
+        assert (images.stop - images.start) * (rows.stop - rows.start) * row <= max(row, 1 << 20)
+    assert len({images.start for images, _ in tiles} if apart else tiles) >= 3
+
+
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 2)])
 def test_no_full_panel_is_ever_made(kernel: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a thread of its own, which has no buffers from before."""
