@@ -19,6 +19,7 @@ from tests.gpu_fakes import TINY
 PLAN = replace(
     TINY, dtypes=("bfloat16",), batches=(1,), batch=1, channels=2, ddim=1, check_steps=1, rounds=1, least=1e-9
 )
+SEED = "0"  # not a new one: at these sizes a group has one number, whose slope is 300 times what was rounded
 FEW = [case for several in (CASES[::-1], CASES) for case in {case.op: case for case in several}.values()]
 NO_HOLD = 'extern "C" __global__ void hold(unsigned long long nanoseconds) {}'  # g++ knows no clock of a GPU
 
@@ -32,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Any]
     monkeypatch.setattr(machine, "RESULTS", tmp_path)
 
     def run(section: str) -> Any:
-        code = gpu.main(["--save", "first", "--only", section])
+        code = gpu.main(["--save", "first", "--only", section, "--seed", SEED])
         (saved,) = json.loads((tmp_path / "first.json").read_text(encoding="utf-8"))["runs"]
         assert saved["failures"] == saved["left out"] == []
         assert code == 0
