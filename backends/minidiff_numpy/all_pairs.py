@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from minidiff_numpy import lanes
-from minidiff_numpy.layout import Array, empty_images, is_pixel_major
+from minidiff_numpy.layout import Array, empty_images, in_order, is_pixel_major
 from minidiff_numpy.memory import empty
 from minidiff_numpy.plan import Plan
 
@@ -37,11 +37,6 @@ def _between(filters: Array, plan: Plan) -> Array:
     return as_strided(filters[plan.padding], shape, strides, writeable=False)
 
 
-def _pixels(images: Array) -> Array:
-    """(N, H, W, C) -> (H, W, N, C), as in memory."""
-    return images.transpose(1, 2, 0, 3)
-
-
 def _places(sides: tuple[int, int]) -> Iterator[tuple[int, int]]:
     return product(range(sides[0]), range(sides[1]))
 
@@ -56,7 +51,7 @@ def correlate(
     """Images (N, *inputs, C), filters (KH, KW, C, O) -> images (N, *outputs, O), plus (N, O) and (N, *outputs, O)."""
     n, o = x.shape[0], filters.shape[3]
     y = empty_images((n, *plan.outputs, o), x.dtype)
-    between, pixels = _between(filters, plan), _pixels(x)
+    between, pixels = _between(filters, plan), in_order(x, pixel_major=True)
 
     def part(place: tuple[int, int]) -> None:
         row, column = place
@@ -76,11 +71,13 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
     """Images (N, *outputs, O) and filters (KH, KW, C, O) -> images (N, *inputs, C): the transpose of `correlate`."""
     n, c = y.shape[0], filters.shape[2]
     x = empty_images((n, *plan.inputs, c), y.dtype)
-    between, pixels = _between(filters, plan).swapaxes(-1, -2), _pixels(y)
+    between, pixels = _between(filters, plan).swapaxes(-1, -2), in_order(y, pixel_major=True)
 
     def part(place: tuple[int, int]) -> None:
         products = lanes.scratch(0, (*plan.outputs, n, c), y.dtype)
-        np.matmul(pixels, between[place], out=products).sum(axis=(0, 1), out=_pixels(x)[place])
+        np.matmul(pixels, between[place], out=products).sum(
+            axis=(0, 1), out=in_order(x, pixel_major=True)[place]
+        )
 
     lanes.each(part, _places(plan.inputs), multiplications=_multiplications(plan, n, filters))
     return x
@@ -89,7 +86,7 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
 def filters_between(x: Array, y: Array, plan: Plan) -> Array:
     """Images (N, *inputs, C) and (N, *outputs, O) -> the filters (KH, KW, C, O) that join them."""
     filters = empty((*plan.kernel, x.shape[3], y.shape[3]), x.dtype)
-    before, after = _pixels(x), _pixels(y)
+    before, after = in_order(x, pixel_major=True), in_order(y, pixel_major=True)
 
     def overlap(axis: int, tap: int) -> tuple[slice, slice]:
         """Pixels of the image, and those of the result that see them by this tap."""

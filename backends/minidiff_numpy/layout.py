@@ -32,12 +32,15 @@ def empty_images(shape: tuple[int, ...], dtype: Any, *, pixel_major: bool | None
     return memory.empty((n, h, w, c), dtype)
 
 
+def in_order(image: Array, *, pixel_major: bool) -> Array:
+    """Images (N, H, W, C) with their axes as in memory, (H, W, N, C) if they are HWNC: a view."""
+    return image.transpose(1, 2, 0, 3) if pixel_major else image
+
+
 def channels_last(x: Array) -> Array:
     """(N, C, H, W) -> (N, H, W, C), in memory as it should be; a copy only if it is not so already."""
     image = x.transpose(0, 2, 3, 1)
-    n, h, w, _ = image.shape
-    in_order = image.transpose(1, 2, 0, 3) if is_pixel_major(n, h, w) else image
-    if in_order.flags.c_contiguous:
+    if in_order(image, pixel_major=is_pixel_major(*image.shape[:3])).flags.c_contiguous:
         return image
     copy = empty_images(image.shape, image.dtype)
     copy[...] = image

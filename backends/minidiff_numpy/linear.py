@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidiff_numpy import lanes
-from minidiff_numpy.layout import Array, is_pixel_major, served
+from minidiff_numpy.layout import Array, in_order, is_pixel_major, served
 from minidiff_numpy.memory import empty
 
 
@@ -37,7 +37,7 @@ def sum_pixels(image: Array) -> Array:
     """(N, H, W, C) -> (N, C)."""
     n, h, w, c = image.shape
     if is_pixel_major(n, h, w):
-        return sum_rows(image.transpose(1, 2, 0, 3).reshape(h * w, n * c)).reshape(n, c)
+        return sum_rows(in_order(image, pixel_major=True).reshape(h * w, n * c)).reshape(n, c)
     pixels, ones = image.reshape(n, h * w, c), np.ones((1, h * w), image.dtype)
     sums = empty((n, 1, c), image.dtype)
 

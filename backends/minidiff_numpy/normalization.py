@@ -12,7 +12,15 @@ import numpy as np
 
 from minidiff_numpy import lanes
 from minidiff_numpy.blocks import parts
-from minidiff_numpy.layout import Array, as_nchw, channels_last, empty_images, is_pixel_major, served
+from minidiff_numpy.layout import (
+    Array,
+    as_nchw,
+    channels_last,
+    empty_images,
+    in_order,
+    is_pixel_major,
+    served,
+)
 
 _COST = 75  # multiplications that take as long as one element
 
@@ -45,7 +53,7 @@ def group_norm(
         """(N, C, H, W) -> (L, N, C), a view if memory is as it should be."""
         image = channels_last(images)
         if pixel_major:
-            return image.transpose(1, 2, 0, 3).reshape(h * w, n, c)
+            return in_order(image, pixel_major=True).reshape(h * w, n, c)
         return image.reshape(n, h * w, c).swapaxes(0, 1)
 
     def buffer(number: int, size: int) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from minidiff_numpy import lanes
-from minidiff_numpy.layout import Array, empty_images, is_pixel_major
+from minidiff_numpy.layout import Array, empty_images, in_order, is_pixel_major
 from minidiff_numpy.linear import shares
 from minidiff_numpy.plan import Plan
 
@@ -40,7 +40,7 @@ def _panel(padded: Array, plan: Plan, images: slice, rows: slice) -> Array:
     They are in a lane's buffer, or a view of the images if every pixel meets one tap.
     """
     if plan.is_product:
-        return _in_order(padded[images, rows], pixel_major=is_pixel_major(padded.shape[0], *plan.outputs))
+        return in_order(padded[images, rows], pixel_major=is_pixel_major(padded.shape[0], *plan.outputs))
     n, r, columns = images.stop - images.start, rows.stop - rows.start, plan.outputs[1]
     (kh, kw), (sh, sw), (dh, dw) = plan.kernel, plan.stride, plan.dilation
     batch, h, w, c = padded.shape
@@ -62,11 +62,6 @@ def _panel(padded: Array, plan: Plan, images: slice, rows: slice) -> Array:
     return panel.reshape(*lengths[:3], kh * kw * c)
 
 
-def _in_order(part: Array, *, pixel_major: bool) -> Array:
-    """Images (N, H, W, C) with their axes as in memory: a view."""
-    return part.transpose(1, 2, 0, 3) if pixel_major else part
-
-
 def correlate(
     x: Array, filters: Array, plan: Plan, offset: Array | None = None, residual: Array | None = None
 ) -> Array:
@@ -85,7 +80,7 @@ def correlate(
 
     def part(item: tuple[tuple[slice, slice], slice]) -> None:
         tile, some = item
-        out = _in_order(y[tile], pixel_major=pixel_major)
+        out = in_order(y[tile], pixel_major=pixel_major)
         if out.flags.c_contiguous:  # one matrix
             out = out.reshape(-1, o)
         pixels = _panel(padded, plan, *tile)
@@ -117,7 +112,7 @@ def spread(y: Array, filters: Array, plan: Plan) -> Array:
 
     def part(tile: tuple[slice, slice]) -> None:
         images, rows = tile
-        pixels = _in_order(y[tile], pixel_major=pixel_major)
+        pixels = in_order(y[tile], pixel_major=pixel_major)
         panel = lanes.scratch(0, (*pixels.shape[:3], kh, kw, c), y.dtype)
         np.matmul(pixels.reshape(-1, o), matrix, out=panel.reshape(-1, kh * kw * c))
         taps = panel.transpose(3, 4, 2, 0, 1, 5) if pixel_major else panel.transpose(3, 4, 0, 1, 2, 5)
@@ -160,7 +155,7 @@ def filters_between(x: Array, y: Array, plan: Plan) -> Array:
     def add_up(i: int) -> None:  # always the same tiles in the same order, so that sums have the same bits
         for tile in tiles[i::shares]:
             pixels = _panel(padded, plan, *tile)
-            results = _in_order(y[tile], pixel_major=pixel_major).reshape(-1, o)
+            results = in_order(y[tile], pixel_major=pixel_major).reshape(-1, o)
             sums = lanes.scratch(1, totals[i].shape, x.dtype)
             totals[i] += np.matmul(pixels.reshape(len(results), -1).T, results, out=sums)
 
